@@ -1,0 +1,109 @@
+"""Every configuration key, once, with its meaning; the other files state only differences."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmrec_jax.types import UserError
+
+# Ends within a minute on a laptop; enough to see that everything runs, not to learn much.
+DEBUG = {
+    "data.source": "synthetic",
+    "data.features": (),
+    "data.item_graphs": (),
+    "data.knobs.num_users": 200,
+    "data.knobs.num_items": 120,
+    "train.epochs": 3,
+    "train.batch_size": 512,
+    "eval.block": 128,
+}
+
+
+def get_config() -> ConfigDict:
+    """The defaults that every method's file starts from."""
+    config = ConfigDict()
+    config.seed = 0  # seeds initialisation, order, negatives and dropout; nothing else is random
+
+    data = config.data = ConfigDict()
+    data.source = "synthetic"  # a built-in or TFDS name, or the path of a file or folder
+    data.columns = ConfigDict()  # column names of a plain table; "" means: guess from usual names
+    data.columns.user = ""
+    data.columns.item = ""
+    data.columns.time = ""
+    data.columns.rating = ""
+    data.columns.label = ""  # 0 train, 1 valid, 2 test
+    data.features = ()  # feature files to read; empty: all that lie beside the interactions
+    data.item_graphs = ()  # .npz files (row, col, data, shape) of ready-made item graphs
+    # label | ratio | leave_one_out | time | auto (label, else by time, else ratio)
+    data.split = "auto"
+    data.ratios = (0.8, 0.1, 0.1)  # train, valid, test of the "ratio" and "time" splits
+    data.split_seed = 0  # seed of the "ratio" split
+    data.k_core = 0  # drop users and items with fewer interactions, repeatedly; 0 keeps all
+    data.max_len = 50  # longest history a sequence method reads
+    data.knobs = ConfigDict()  # sizes of the synthetic set; see data/synthetic.py
+    data.knobs.num_users = 1000
+    data.knobs.num_items = 600
+    data.knobs.mean_interactions = 20.0
+    data.knobs.seed = 0
+
+    # name = module below mmrec_jax/models, then the method's own fields
+    config.model = ConfigDict()
+    config.model.name = ""
+
+    optim = config.optim = ConfigDict()
+    optim.name = "adam"  # adam | adamw | sgd | adagrad | rmsprop
+    optim.lr = 1e-3
+    optim.weight_decay = 0.0  # decoupled for adamw, else added to the gradient
+    optim.clip_norm = 0.0  # largest global norm of a gradient; 0 does not clip
+    optim.schedule = "constant"  # constant | cosine | linear | exponential, over all steps
+    optim.warmup_steps = 0
+    optim.decay_rate = 0.96  # of the exponential schedule, per 50 epochs
+
+    train = config.train = ConfigDict()
+    train.epochs = 1000
+    train.batch_size = 2048
+    train.precision = (
+        "float32"  # or bfloat16: parameters stay float32, the loss computes in bfloat16
+    )
+
+    evals = config.eval = ConfigDict()
+    evals.every = 1  # epochs between validations
+    evals.patience = 20  # validations without improvement before the run stops; 0 never stops
+    evals.metric = "recall@20"  # what is improved, on validation
+    evals.metrics = ("recall", "ndcg", "precision", "map", "mrr", "hit")
+    evals.ks = (5, 10, 20, 50)
+    evals.protocol = (
+        "mmrec"  # mmrec masks training items; strict also validation items at test; none
+    )
+    evals.block = 512  # queries ranked at a time
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 10  # epochs between saves, besides the one at each new best
+    return config
+
+
+def parse(config: ConfigDict, arg: str | None, **words: dict[str, Any]) -> ConfigDict:
+    """Applies the variants named after a config file, as in ``FILE.py:lastfm2k,debug``, in order.
+
+    Args:
+      config: changed in place, and returned.
+      arg: words separated by commas; None or "" for none.
+      **words: the file's own variants, each ``{dotted key: value}``; ``debug`` (small synthetic
+        data, three epochs) and ``synthetic`` (the data alone) are always there.
+
+    Raises:
+      UserError: an unknown word.
+    """
+    known = {"debug": DEBUG, "synthetic": {"data.source": "synthetic"}, **words}
+    for word in (arg or "").split(","):
+        if not word:
+            continue
+        if word not in known:
+            close = difflib.get_close_matches(word, known, n=1)
+            meant = f"did you mean {close[0]!r}? " if close else ""
+            raise UserError(f"config variant {word!r}: {meant}known: {', '.join(sorted(known))}")
+        config.update_from_flattened_dict(known[word])
+    return config

@@ -1,0 +1,1 @@
+"""Multimodal, graph and sequential recommendation in JAX."""

@@ -1,0 +1,188 @@
+"""A made-up data set with a planted truth that methods can find.
+
+Users and items have factors; an interaction is a draw from the items that are popular and lie
+near the user's factors of the moment, which drift from a first to a last taste. Each modality
+shows part of the items' factors through a random projection and noise.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+
+import numpy as np
+
+from mmrec_jax.data.table import Features, Table
+from mmrec_jax.types import UserError
+
+_CANDIDATES = 32  # items that compete for one interaction
+_ROUNDS = 4  # of drawing, after which a user's repeats of an item are dropped
+_BLOCK = 1 << 16  # interactions drawn at a time, which bounds memory
+_START, _YEAR = 1_500_000_000, 365 * 86_400  # seconds
+
+
+def make(
+    *,
+    num_users: int = 1000,
+    num_items: int = 600,
+    mean_interactions: float = 20.0,
+    factors: int = 16,
+    image_dim: int = 64,
+    text_dim: int = 32,
+    noise: float = 0.5,
+    taste: float = 6.0,
+    drift: float = 0.3,
+    popularity: float = 0.8,
+    cold: float = 0.05,
+    missing: float = 0.05,
+    seed: int = 0,
+) -> Table:
+    """Draws a data set; the keyword arguments are the keys of ``config.data.knobs``.
+
+    Interactions carry labels: of each user's, in the order of time, the last tenth tests and the
+    tenth before validates (at least one each); cold items occur only there. ``image`` shows the
+    first two thirds of an item's factors and ``text`` the last two thirds. Fields are the user's
+    ``user_group`` and the item's ``item_genre``, each its strongest factor, and the ``hour``.
+
+    Raises:
+      UserError: a size that is too small or a share outside 0..1.
+    """
+    _check(locals())
+    streams = np.random.default_rng(seed).spawn(5)
+    first, last, items = _factors(streams[0], num_users, num_items, factors, drift)
+    user, place, count = _events(streams[1], num_users, num_items, mean_interactions)
+    is_cold = np.zeros(num_items, bool)
+    is_cold[streams[2].permutation(num_items)[: int(cold * num_items)]] = True
+    weight = (1.0 + streams[2].permutation(num_items)) ** -popularity
+
+    held = place >= count - _held_out(count)
+    progress = (place / np.maximum(count - 1, 1)).astype(np.float32)
+    item = np.empty(len(user), np.int64)
+    repeats = np.ones(len(user), bool)
+    for _ in range(_ROUNDS):
+        for allowed, part in ((weight * ~is_cold, ~held), (weight, held)):
+            rows = np.flatnonzero(repeats & part)
+            mood = first[user[rows]] + progress[rows, None] * (last - first)[user[rows]]
+            item[rows] = _draw(streams[3], taste * mood, items, allowed)
+        keep = _first_of_pair(user * num_items + item)
+        repeats[keep] = False
+    time = _times(streams[4], user, place, count, num_users)
+    user, item, time = user[keep], item[keep], time[keep]
+    fields = {
+        "user_group": np.abs(first).argmax(1)[user],
+        "item_genre": np.abs(items).argmax(1)[item],
+        "hour": time // 3600 % 24,
+    }
+    return Table(
+        name="synthetic",
+        user=user,
+        item=item,
+        time=time,
+        label=_label(user, held[keep], num_users),
+        user_ids=np.arange(num_users),
+        item_ids=np.arange(num_items),
+        features=_features(streams[2], items, (image_dim, text_dim), noise, missing),
+        fields={name: values.astype(np.int32) for name, values in fields.items()},
+        origin="synthetic",
+        notes={"source": "synthetic", "layout": "synthetic"},
+    )
+
+
+def check_knobs(knobs) -> dict:
+    """The knobs as keyword arguments of :func:`make`.
+
+    Raises:
+      UserError: a knob that does not exist, with the nearest that does.
+    """
+    known = list(inspect.signature(make).parameters)
+    for name in knobs:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(known)}"
+            raise UserError(f"config.data.knobs.{name}: the synthetic set has no such knob; {hint}")
+    return dict(knobs)
+
+
+def _check(knobs: dict) -> None:
+    """Raises a UserError for the first knob out of range."""
+    least = {"num_users": 1, "num_items": 10, "mean_interactions": 3, "factors": 3}
+    least |= {"image_dim": 1, "text_dim": 1, "noise": 0, "taste": 0, "popularity": 0, "seed": 0}
+    for name, value in knobs.items():
+        low, high = least.get(name, 0), float("inf") if name in least else 1
+        if not low <= value <= high:
+            span = f"at least {low}" if name in least else "between 0 and 1"
+            raise UserError(f"config.data.knobs.{name} is {value}; give {span}")
+
+
+def _factors(rng, num_users: int, num_items: int, width: int, drift: float):
+    """First and last taste of every user [U, D] and the items' factors [I, D], rows of length 1."""
+    unit = lambda x: (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    # A few strong factors in each row give the groups of like-minded users that real data have.
+    peaked = lambda n: unit(rng.standard_normal((n, width)) ** 3)
+    first, items = peaked(num_users), peaked(num_items)
+    return first, unit((1 - drift) * first + drift * peaked(num_users)), items
+
+
+def _events(rng, num_users: int, num_items: int, mean: float):
+    """User, place in the user's sequence and length of that sequence, int64 [E] each."""
+    counts = np.rint(rng.gamma(2.0, (mean - 3) / 2, num_users)).astype(np.int64) + 3
+    counts = np.minimum(counts, max(3, num_items // 3))
+    user = np.repeat(np.arange(num_users), counts)
+    return user, np.arange(len(user)) - (np.cumsum(counts) - counts)[user], counts[user]
+
+
+def _held_out(count: np.ndarray) -> np.ndarray:
+    """How many of a user's last interactions do not train."""
+    return 2 * np.maximum(count // 10, 1)
+
+
+def _draw(rng, mood: np.ndarray, items: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """One item per mood, int64 [E]: the Gumbel-best of candidates drawn by popularity."""
+    bounds = np.cumsum(weight) / weight.sum()
+    drawn = [np.empty(0, np.int64)]
+    for start in range(0, len(mood), _BLOCK):
+        block = mood[start : start + _BLOCK]
+        picks = np.searchsorted(bounds, rng.random((len(block), _CANDIDATES)), side="right")
+        picks = np.minimum(picks, len(bounds) - 1)
+        score = np.einsum("bd,bcd->bc", block, items[picks])
+        best = (score + rng.gumbel(size=score.shape)).argmax(axis=1)
+        drawn.append(np.take_along_axis(picks, best[:, None], 1)[:, 0])
+    return np.concatenate(drawn)
+
+
+def _times(rng, user, place, count, num_users: int) -> np.ndarray:
+    """Seconds, int64 [E], rising within a user, whose spell lies somewhere in two years."""
+    begin = _START + rng.integers(0, _YEAR, num_users)
+    step = rng.integers(_YEAR // 4, _YEAR, num_users)[user] // count
+    return begin[user] + step * place + rng.integers(0, np.maximum(step, 1))
+
+
+def _first_of_pair(key: np.ndarray) -> np.ndarray:
+    """Indices of the first occurrence of each key, ascending."""
+    return np.sort(np.unique(key, return_index=True)[1])
+
+
+def _label(user: np.ndarray, held: np.ndarray, num_users: int) -> np.ndarray:
+    """Labels int8 [E]: of a user's held-out interactions the later half tests."""
+    counts = np.bincount(user[held], minlength=num_users)
+    rows = np.flatnonzero(held)
+    place = np.arange(len(rows)) - (np.cumsum(counts) - counts)[user[rows]]
+    label = held.astype(np.int8)
+    label[rows] += place >= counts[user[rows]] // 2
+    return label
+
+
+def _features(rng, items, widths: tuple[int, int], noise: float, missing: float):
+    """Two projections of overlapping parts of the factors, without the rows that are missing."""
+    num_items, width = items.shape
+    part = (2 * width + 2) // 3
+    scaled = items * np.sqrt(width)
+    modalities = {}
+    for name, seen, out in zip(
+        ("image", "text"), (scaled[:, :part], scaled[:, -part:]), widths, strict=True
+    ):
+        values = seen @ rng.standard_normal((part, out)) / np.sqrt(part)
+        values += noise * rng.standard_normal(values.shape)
+        ids = np.sort(rng.permutation(num_items)[int(missing * num_items) :])
+        modalities[name] = Features(values[ids].astype(np.float32), ids, f"synthetic {name}")
+    return modalities

@@ -1,0 +1,68 @@
+"""Evaluation: blocks of queries to per-query metrics, in one compiled program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mmrec_jax.types import Array, Context, PyTree
+
+
+def per_query(
+    run, variables: PyTree, hyper: dict, ctx: Context, queries: Any, names, ks
+) -> dict[str, Array]:
+    """Metrics of every query, float32 [Q] by name; pure, to be compiled once.
+
+    Args:
+      run: the fixed part of the run (``train.Run``).
+      variables: linen variables.
+      hyper: hyper-parameters that may be traced.
+      ctx: the method's context.
+      queries: the task's queries, with a leading block axis.
+      names, ks: metrics and cuts, static.
+    """
+    model = run.model(hyper)
+    rep = model.apply(variables, ctx, method="represent")
+
+    def block(_, query):
+        return None, run.task.measure(model, variables, rep, query, names, ks)
+
+    measured = lax.scan(block, None, queries)[1]
+    return jax.tree.map(lambda m: m.reshape(-1), measured)
+
+
+class Evaluator:
+    """Queries of one split on the device, and the program that answers them.
+
+    Attributes:
+      users: int [Q], the user of each real query, ascending.
+      compile_seconds: what building the program took.
+    """
+
+    def __init__(self, run, data, split: str, config):
+        queries = run.task.queries(data, split, config)
+        asked = np.flatnonzero(queries.valid.reshape(-1))
+        user = queries.user.reshape(-1)[asked]
+        order = np.argsort(user, kind="stable")
+        self.users, self._places = user[order], asked[order]
+        self._queries = jax.tree.map(jnp.asarray, queries)
+        names, ks = tuple(config.eval.metrics), tuple(config.eval.ks)
+        self._program = jax.jit(
+            lambda variables, hyper, ctx, queries: per_query(
+                run, variables, hyper, ctx, queries, names, ks
+            )
+        )
+
+    def __call__(self, variables: PyTree, hyper: dict, ctx: Context) -> dict[str, np.ndarray]:
+        """Metrics of every user in ``users``, float32 [Q] by name."""
+        measured = self._program(variables, hyper, ctx, self._queries)
+        return {name: np.asarray(value)[self._places] for name, value in measured.items()}
+
+
+def mean(measured: dict[str, np.ndarray]) -> dict[str, float]:
+    """Mean of each metric over the users that have targets."""
+    return {name: float(value.mean(dtype=np.float64)) for name, value in measured.items()}

@@ -1,0 +1,56 @@
+"""Layers that several methods share, and PyTorch's initial values where parity needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mmrec_jax.types import Array
+
+# jax's own xavier_normal is truncated at two standard deviations, PyTorch's is not.
+xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+# PyTorch's default for a linear layer's kernel: uniform within 1 / sqrt(fan_in).
+uniform_fan_in = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+def uniform_bias(fan_in: int) -> Callable[..., Array]:
+    """PyTorch's default for the bias of a linear layer with ``fan_in`` inputs."""
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+def dropout(key: Array, x: Array, rate: float | Array) -> Array:
+    """Zeroes entries with probability ``rate`` (which may be traced) and scales up the others."""
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0.0)
+
+
+class Feature(nn.Module):
+    """Projects rows of one modality's features to the embedding space.
+
+    Attributes:
+      dim: D.
+      finetune: learn the raw features too, starting from the given ones. It costs I x F more
+        parameters, twice that again for Adam's moments, and an update of all of them in every
+        step.
+      kernel_init: initial values of the projection's kernel.
+    """
+
+    dim: int
+    finetune: bool = False
+    kernel_init: Callable[..., Array] = uniform_fan_in
+
+    @nn.compact
+    def __call__(self, features: Array, rows: Array) -> Array:
+        """Projections [B, D] of rows int32 [B] of ``features`` [I, F]."""
+        if self.finetune:
+            given = features
+            features = self.param("features", lambda _: given)
+        bias_init = uniform_bias(features.shape[1])
+        project = nn.Dense(self.dim, kernel_init=self.kernel_init, bias_init=bias_init)
+        return project(features[rows])  # rows first: the batch needs few of them

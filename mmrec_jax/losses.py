@@ -1,0 +1,42 @@
+"""Training losses; each takes arrays, masks by ``where`` and returns a float32 scalar.
+
+An all-masked batch gives zero; a genuine NaN still surfaces.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from mmrec_jax.types import Array
+
+
+def masked_mean(values: Array, where: Array) -> Array:
+    """Mean of ``values`` weighted by ``where`` (same shape); 0 if all weights are 0."""
+    values, where = values.astype(jnp.float32), where.astype(jnp.float32)
+    return jnp.sum(values * where) / jnp.maximum(jnp.sum(where), 1e-12)
+
+
+def bpr(positive: Array, negative: Array, where: Array) -> Array:
+    """Bayesian personalised ranking loss of scores [B] (Rendle et al., UAI 2009).
+
+    https://arxiv.org/abs/1205.2618
+    """
+    margin = positive.astype(jnp.float32) - negative.astype(jnp.float32)
+    return -masked_mean(jax.nn.log_sigmoid(margin), where)
+
+
+def batch_norms(rows: tuple[Array, ...], where: Array) -> Array:
+    """Sum of the Frobenius norms of ``rows`` ([B, D] each), divided by the batch's size.
+
+    The regulariser of RecBole and MMRec: norms, not their squares.
+    """
+    weight = where.astype(jnp.float32)[:, None]
+    squares = (jnp.sum(jnp.square(r.astype(jnp.float32)) * weight) for r in rows)
+    return sum(map(safe_sqrt, squares)) / jnp.maximum(jnp.sum(where), 1.0)
+
+
+def safe_sqrt(x: Array) -> Array:
+    """Square root whose gradient at 0 is 0, not infinite."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)

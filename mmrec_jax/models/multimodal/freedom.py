@@ -1,0 +1,167 @@
+"""FREEDOM: a frozen item graph from content and a denoised user-item graph."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from mmrec_jax import layers, losses
+from mmrec_jax.ops import graph, sampling, topk
+from mmrec_jax.tasks.pairwise import Batch
+from mmrec_jax.types import Array, Context, Dataset, Query, Recommender, UserError
+
+_EPSILON = 1e-7  # added to degrees, as the authors do
+
+
+class Freedom(Recommender):
+    """LightGCN on a graph pruned anew each epoch, plus item embeddings smoothed over content.
+
+    Zhou and Shen, "A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
+    Recommendation", ACM MM 2023, https://arxiv.org/abs/2211.06924.
+
+    Follows the authors' code in MMRec. Edges are drawn in proportion to their normalised weight,
+    without replacement; evaluation uses all of them. Here the item graph is the weighted sum
+    over any number of modalities, or of the ready-made graphs of the data set where it has some;
+    feature losses average over pairs of items that both have a feature row, and vanish where
+    there are no features.
+
+    Attributes:
+      dim: D.
+      layers: propagation steps over the user-item graph.
+      item_layers: propagation steps over the item graph.
+      knn_k: K, neighbours of an item in the graph of one modality, itself among them.
+      modality_weights: ``(name, weight)`` of each graph that is summed; empty gives each the same
+        share of 1. The authors use ``(("image", 0.1), ("text", 0.9))``.
+      dropout: share of the user-item edges left out in an epoch; fixes the size of an array, so
+        it cannot be traced.
+      reg_weight: weight of the feature losses.
+      finetune_features: learn the raw features too, as the authors do; for its cost see
+        ``layers.Feature``.
+    """
+
+    dim: int = 64
+    layers: int = 2
+    item_layers: int = 1
+    knn_k: int = 10
+    modality_weights: tuple[tuple[str, float], ...] = ()
+    dropout: float = 0.8
+    reg_weight: float = 1e-3
+    finetune_features: bool = True
+
+    task = "pairwise"
+
+    @classmethod
+    def context(cls, data: Dataset, **hyper) -> Context:
+        user, item = data.train.user, data.train.item
+        full = graph.bipartite(user, item, data.spec.num_users, data.spec.num_items)
+        items = item_graph(
+            data,
+            hyper.get("knn_k", cls.knn_k),
+            hyper.get("modality_weights", cls.modality_weights),
+        )
+        edges = {"edge_user": jnp.asarray(user), "edge_item": jnp.asarray(item)}
+        return Context.of(data, graphs={"full": full, "train": full, "item": items}, tables=edges)
+
+    def setup(self):
+        self.user = self.table("user", self.dim)
+        self.item = self.table("item", self.dim)
+        self.content = {
+            name: layers.Feature(self.dim, self.finetune_features) for name in self.spec.modalities
+        }
+
+    def refresh(self, ctx: Context) -> Context:
+        if self.dropout <= 0:
+            return ctx
+        size = ctx.tables["edge_user"].shape[0]
+        log_weight = jnp.log(self._edge_weight(ctx, jnp.ones(size)))
+        count = int(size * (1.0 - self.dropout))
+        kept = sampling.without_replacement(self.make_rng("dropout"), log_weight, count)
+        return self.prune(ctx, jnp.zeros(size).at[kept].set(1.0))
+
+    def prune(self, ctx: Context, keep: Array) -> Context:
+        """The context whose training graph has only the edges marked 1 in ``keep`` [E]."""
+        train = graph.reweight(ctx.graphs["full"], self._edge_weight(ctx, keep))
+        return ctx.replace(graphs={**ctx.graphs, "train": train})
+
+    def represent(self, ctx: Context) -> dict[str, Array]:
+        nodes = self._nodes(ctx, "full")
+        return {"user": nodes[: self.spec.num_users], "item": nodes[self.spec.num_users :]}
+
+    def loss(self, batch: Batch, ctx: Context) -> tuple[Array, dict[str, Array]]:
+        rows = self._nodes(ctx, "train")[batch.nodes(self.spec.num_users)]
+        user, item, negative = batch.split(rows)
+        parts = {"bpr": losses.bpr((user * item).sum(-1), (user * negative).sum(-1), batch.weight)}
+        pair = jnp.concatenate([batch.item, batch.negative])
+        for name in self.spec.modalities:
+            item, negative = jnp.split(self.content[name](ctx.features[name], pair), 2)
+            both = ctx.present[name][pair].reshape(2, -1).all(0)
+            where = jnp.where(both, batch.weight, 0.0)
+            parts[name] = losses.bpr((user * item).sum(-1), (user * negative).sum(-1), where)
+        content = sum(parts[name] for name in self.spec.modalities)
+        return parts["bpr"] + self.reg_weight * content, parts
+
+    def score(self, rep: dict[str, Array], query: Query) -> Array:
+        return rep["user"][query.user] @ rep["item"].T
+
+    def _nodes(self, ctx: Context, name: str) -> Array:
+        """Propagated embeddings [N, D] over the user-item graph ``name``."""
+        smooth = self.item
+        for _ in range(self.item_layers):
+            smooth = graph.matmul(ctx.graphs["item"], smooth)
+        nodes = jnp.concatenate([self.user, self.item])
+        nodes = graph.mean_propagate(ctx.graphs[name], nodes, self.layers)
+        users, items = nodes[: self.spec.num_users], nodes[self.spec.num_users :]
+        return jnp.concatenate([users, items + smooth])
+
+    def _edge_weight(self, ctx: Context, keep: Array) -> Array:
+        """Symmetrically normalised weights [E] of the edges marked 1 in ``keep``, else 0."""
+        user, item = ctx.tables["edge_user"], ctx.tables["edge_item"]
+        users = jnp.zeros(self.spec.num_users).at[user].add(keep) + _EPSILON
+        items = jnp.zeros(self.spec.num_items).at[item].add(keep) + _EPSILON
+        return keep * users[user] ** -0.5 * items[item] ** -0.5
+
+
+def item_graph(
+    data: Dataset, k: int, weights: tuple[tuple[str, float], ...] = ()
+) -> graph.Adjacency:
+    """The weighted sum of the ready-made item graphs of ``data``, or else of its modalities'.
+
+    Raises:
+      UserError: if there is neither a graph nor a feature, or ``weights`` names what is not there.
+    """
+    names = tuple(data.item_graphs or data.features)
+    if not names:
+        raise UserError(
+            f"{data.name}: FREEDOM needs item features or an item graph; "
+            "name some in data.features or data.item_graphs"
+        )
+    share = dict(weights) or dict.fromkeys(names, 1.0 / len(names))
+    if unknown := sorted(set(share) - set(names)):
+        raise UserError(
+            f"model.modality_weights names {', '.join(unknown)}, but {data.name} has "
+            f"{', '.join(names)}; use those names"
+        )
+    parts = [
+        data.item_graphs[name]
+        if data.item_graphs
+        else neighbour_graph(data.features[name], k, data.present.get(name))
+        for name in share
+    ]
+    row, col = (np.concatenate([part[axis] for part in parts]) for axis in (0, 1))
+    weight = np.concatenate([s * part[2] for s, part in zip(share.values(), parts, strict=True)])
+    return graph.from_edges(row, col, weight, data.spec.num_items)
+
+
+def neighbour_graph(
+    features: np.ndarray, k: int, present: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Directed graph of the k most similar items, ``(row, col, weight)``, normalised by row counts.
+
+    The weights keep nothing of the similarities, as in the authors' code.
+    """
+    row, col, _ = topk.knn(features, k, present)
+    root = (np.bincount(row, minlength=len(features)) + _EPSILON) ** -0.5
+    return row, col, root[row] * root[col]
+
+
+Model = Freedom

@@ -1,0 +1,396 @@
+"""What a run leaves behind: JSON, logs, plots and tables.
+
+``python -m mmrec_jax.report RUN RUN ...`` prints a table of finished runs. Libraries that only
+one function needs are imported there, so that importing this module costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmrec_jax.types import UserError
+
+PACKAGES = ("mmrec_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a file name to write to; on success it takes the place of ``path`` in one step."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with open(part, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """``value`` as what JSON knows: arrays become lists, numbers that are not finite null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes ``value`` as JSON, floats in full; the file is never half written."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_log(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    """The epochs' records in ``metrics.jsonl``, less a last line that a crash cut short."""
+    path = Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().split("\n") if path.exists() else [""]
+    return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is torn
+
+
+class Log:
+    """Appends one record per epoch to ``metrics.jsonl`` and to TensorBoard's events.
+
+    A run that resumes calls ``rewind`` before its first ``write``.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        self._workdir = Path(workdir)
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        self._file = self._events = None
+
+    def rewind(self, epoch: int) -> None:
+        """Forgets what was logged after ``epoch``, the one that the run resumes from."""
+        self.close()
+        kept = [record for record in read_log(self._workdir) if record["epoch"] <= epoch]
+        with replacing(self._workdir / "metrics.jsonl") as part:
+            part.write_text("".join(json.dumps(record) + "\n" for record in kept))
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Appends a record, ``{"epoch": 1, "loss": 0.7, "valid/recall@20": 0.1, ...}``."""
+        record = plain(record)
+        if self._file is None or self._events is None:
+            from tensorboardX import SummaryWriter
+
+            self._file = open(self._workdir / "metrics.jsonl", "a")
+            self._events = SummaryWriter(
+                str(self._workdir / "events"),
+                purge_step=record["epoch"],  # hides what an interrupted run wrote from here on
+                filename_suffix=f".{record['epoch']}",  # the name is else only of this second
+                flush_secs=10,
+            )
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+        for name, value in record.items():
+            if name != "epoch" and isinstance(value, (int, float)):
+                self._events.add_scalar(name, value, record["epoch"])
+
+    def close(self) -> None:
+        """Writes out what is buffered; a later ``write`` opens the files again."""
+        for part in (self._file, self._events):
+            if part is not None:
+                part.close()
+        self._file = self._events = None
+
+
+class Progress:
+    """Epoch, loss, validation metric and remaining time, on standard error.
+
+    A bar where that is a terminal, else a plain line every ``interval`` seconds at most.
+    """
+
+    def __init__(self, total: int, start: int = 0, interval: float = 10.0):
+        from tqdm import tqdm
+
+        self._total, self._interval = total, interval
+        self._began = time.monotonic()
+        self._times: collections.deque[float] = collections.deque(maxlen=21)  # ends of epochs
+        self._next = 0.0
+        self._bar = tqdm(
+            total=total,
+            initial=start,
+            unit="epoch",
+            dynamic_ncols=True,
+            bar_format="epoch {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}",
+            disable=None,  # where standard error is not a terminal
+        )
+
+    def update(self, epoch: int, loss: float, metric: str, value: float | None, stop: int) -> None:
+        """Shows the state after an epoch.
+
+        Args:
+          epoch: epochs done.
+          loss: of the epoch.
+          metric: name of the validation metric.
+          value: its latest value, or None where there is none yet.
+          stop: the epoch at which the run ends if the metric does not improve any more.
+        """
+        now = time.monotonic()
+        self._times.append(now)
+        gaps = len(self._times) - 1
+        # The first epoch holds the compilation, so it counts only while there is no other.
+        pace = (now - self._times[0]) / gaps if gaps else now - self._began
+        stop = min(stop, self._total)
+        parts = [f"loss {loss:.4f}"]
+        parts += [] if value is None else [f"{metric} {value:.4f}"]
+        parts += [f"ETA {remaining(pace, epoch, stop, self._total)}"]
+        if not self._bar.disable:
+            self._bar.set_postfix_str(", ".join(parts), refresh=False)
+            self._bar.update(epoch - self._bar.n)
+        elif now >= self._next or epoch >= stop:
+            self._next = now + self._interval
+            print(f"epoch {epoch}/{self._total}, {', '.join(parts)}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()
+
+
+def remaining(pace: float, epoch: int, stop: int, total: int) -> str:
+    """The time to the earliest possible end and, where that differs, to the last epoch."""
+    ends = dict.fromkeys(clock(pace * max(end - epoch, 0)) for end in (stop, total))
+    return " to ".join(ends)
+
+
+def clock(seconds: float) -> str:
+    """``m:ss``, or ``h:mm:ss`` from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what computed a result, and the devices it ran on."""
+    import importlib.metadata
+    import platform
+
+    import jax
+
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # used from a checkout, not installed
+            versions[name] = "unknown"
+    device = jax.devices()[0]
+    return {
+        "versions": versions,
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+        },
+    }
+
+
+def peak_memory() -> int:
+    """Most bytes in use so far: of the fullest device, or of this process where that is unknown."""
+    import resource
+
+    import jax
+
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [entry["peak_bytes_in_use"] for entry in stats if "peak_bytes_in_use" in entry]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return max(peaks, default=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def curves(workdir: str | os.PathLike, metric: str = "recall@20") -> Path:
+    """Plots ``metrics.jsonl`` to ``curves.png``: loss, and validation at the K of ``metric``."""
+    from matplotlib.figure import Figure
+
+    records, path = read_log(workdir), Path(workdir) / "curves.png"
+    cut = "@" + metric.partition("@")[2]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.set(xlabel="epoch", ylabel="loss")
+    right.set(xlabel="epoch", ylabel=f"validation, {cut}")
+    draw(left, records, ["loss"])
+    names = dict.fromkeys(name for record in records for name in record)
+    draw(right, records, [n for n in names if n.startswith("valid/") and n.endswith(cut)])
+    scored = [record for record in records if record.get(f"valid/{metric}") is not None]
+    if scored:
+        best = max(scored, key=lambda record: record[f"valid/{metric}"])["epoch"]
+        right.axvline(best, color="grey", linestyle=":", label=f"best, epoch {best}")
+        right.legend()
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=120)
+    return path
+
+
+def draw(axes, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Adds one line per name over the epochs that have it."""
+    for name in names:
+        points = [(r["epoch"], r[name]) for r in records if r.get(name) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name.removeprefix("valid/"))
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The test and validation metrics of a summary as plain text, a column per K."""
+    blocks = [grid(split, summary[split]) for split in ("test", "valid") if summary.get(split)]
+    return "\n\n".join(blocks)
+
+
+def grid(title: str, metrics: Mapping[str, float | None]) -> str:
+    """One block of :func:`table`: ``{"recall@20": ...}`` with a row per metric."""
+    cells = {tuple(name.split("@")): value for name, value in metrics.items() if "@" in name}
+    cuts = sorted({cut for _, cut in cells}, key=int)
+    lines = [f"{title:<10}" + "".join(f"{'@' + cut:>9}" for cut in cuts)]
+    for name in dict.fromkeys(name for name, _ in cells):
+        row = [cells.get((name, cut)) for cut in cuts]
+        lines.append(f"{name:<10}" + "".join(f"{number(value):>9}" for value in row))
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    """Four places, or a dash where there is no value."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def per_query(
+    path: str | os.PathLike, metrics: Mapping[str, np.ndarray], user_ids: np.ndarray
+) -> None:
+    """Writes per-user metrics as Parquet: column ``user`` and one per metric, a row per query."""
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {"user": np.asarray(user_ids)}
+    columns.update((name, np.asarray(value)) for name, value in metrics.items())
+    with replacing(path) as part:
+        parquet.write_table(pyarrow.table(columns), part)
+
+
+def results(runs: Sequence[str | os.PathLike], metrics: Sequence[str]) -> str:
+    """A Markdown table per data set and protocol, a row per setting, averaged over its seeds.
+
+    Runs belong to one row when their data, protocol and resolved configuration are the same but
+    for the seed. A cell is the mean, with the sample standard deviation from two runs on.
+
+    Raises:
+      UserError: a run has no readable ``summary.json`` or lacks one of ``metrics``.
+    """
+    tables: dict[tuple, dict[str, list]] = {}
+    for summary, setting in map(read_run, runs):
+        for name in metrics:
+            if summary["test"].get(name) is None:
+                raise UserError(f"{summary['path']}: test has no {name}; choose other --metrics")
+        place = tuple(summary.get(key) for key in ("data", "protocol", "split_hash"))
+        tables.setdefault(place, {}).setdefault(setting, []).append(summary)
+    return "\n\n".join(section(place, rows, metrics) for place, rows in tables.items())
+
+
+def read_run(run: str | os.PathLike) -> tuple[dict[str, Any], str]:
+    """The summary of a run and its resolved configuration without the seed, as text."""
+    path = Path(run) / "summary.json"
+    try:
+        summary = json.loads(path.read_text())
+        config = {key: value for key, value in summary["config"].items() if key != "seed"}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: no finished run to read here ({error})") from error
+    return summary | {"path": os.fspath(path)}, json.dumps(config, sort_keys=True)
+
+
+def section(place: tuple, rows: Mapping[str, list], metrics: Sequence[str]) -> str:
+    """The table of one data set and protocol, under a line that names both."""
+    data, protocol, split = place
+    header = ["method", "runs", *metrics, "best epoch", "s/epoch", "s/evaluation"]
+    lines = [
+        f"**{data}**, protocol `{protocol}`, split `{str(split)[:8]}`",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|---" + "|---:" * (len(header) - 1) + "|",
+    ]
+    names = collections.Counter(runs[0]["name"] for runs in rows.values())
+    for setting, runs in rows.items():
+        label = runs[0]["name"]
+        if names[label] > 1:
+            label += f" ({distinction(setting, [s for s in rows if rows[s][0]['name'] == label])})"
+        cells = [spread([run["test"][name] for run in runs], 4) for name in metrics]
+        cells += [spread([run.get("best_epoch") for run in runs], 0)]
+        cells += [
+            spread([run.get(key) for run in runs], 2)
+            for key in ("seconds_per_epoch", "seconds_per_evaluation")
+        ]
+        lines.append("| " + " | ".join([label, str(len(runs)), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def distinction(setting: str, settings: Sequence[str]) -> str:
+    """The values in ``setting`` by which it differs from the others."""
+    flat = [dict(leaves(json.loads(text))) for text in settings]
+    mine = dict(leaves(json.loads(setting)))
+    keys = [key for key in mine if any(other.get(key) != mine[key] for other in flat)]
+    return ", ".join(f"{key.removeprefix('model.')}={mine[key]}" for key in keys)
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The ends of nested mappings as (dotted name, value as text)."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value)
+
+
+def spread(values: Sequence[float | None], places: int) -> str:
+    """Mean and, from two values on, sample standard deviation; a dash where one is missing."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return "-"
+    mean = f"{statistics.fmean(known):.{places}f}"
+    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{places}f}"
+
+
+def insert(path: str | os.PathLike, text: str) -> None:
+    """Puts ``text`` between the results marks of a Markdown file, in place of what is there.
+
+    Raises:
+      UserError: the marks are missing.
+    """
+    start, end = "<!-- results:start -->", "<!-- results:end -->"
+    old = Path(path).read_text(encoding="utf-8")
+    head, found, rest = old.partition(start)
+    _, closed, tail = rest.partition(end)
+    if not (found and closed):
+        raise UserError(f"{os.fspath(path)}: expected the lines {start} and {end}; add them")
+    with replacing(path) as part:
+        part.write_text(f"{head}{start}\n{text}\n{end}{tail}", encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table of the runs named, or puts it into a file; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m mmrec_jax.report", description=results.__doc__)
+    parser.add_argument("runs", nargs="+", help="working directories of finished runs")
+    parser.add_argument("--metrics", default="recall@20,ndcg@20", help="separated by commas")
+    parser.add_argument("--into", help="Markdown file whose results region is replaced")
+    arguments = parser.parse_args(argv)
+    try:
+        text = results(arguments.runs, arguments.metrics.split(","))
+        insert(arguments.into, text) if arguments.into else print(text)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,408 @@
+"""Training: one compiled call per epoch, validated, checkpointed and resumable.
+
+Order and noise are functions of ``(key, epoch, step)``; a run that was killed goes on from its
+newest checkpoint and ends as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax import lax
+from ml_collections import ConfigDict
+
+from mmrec_jax import data as datasets
+from mmrec_jax import evaluate as evaluation
+from mmrec_jax import optimize, report
+from mmrec_jax.checkpoint import Checkpoints
+from mmrec_jax.ops import sampling
+from mmrec_jax.types import Array, Context, Dataset, PyTree, Recommender, TrainState, UserError
+
+
+class Diverged(UserError):
+    """The loss stopped being a number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays fixed while the programs of a run are compiled.
+
+    Attributes:
+      method: class of the method.
+      fields: its hyper-parameters, ``spec`` among them.
+      task: module of its task.
+      config: the whole configuration.
+      steps: optimiser steps in an epoch.
+    """
+
+    method: type[Recommender]
+    fields: dict[str, Any]
+    task: ModuleType
+    config: ConfigDict
+    steps: int = 0
+
+    def model(self, hyper: dict[str, Any]) -> Recommender:
+        """The method with the fields ``model.*`` of ``hyper``, which may be traced, in place."""
+        varied = {k.removeprefix("model."): v for k, v in hyper.items() if k.startswith("model.")}
+        return self.method(**{**self.fields, **varied})
+
+    def optimizer(self, hyper: dict[str, Any]):
+        """The optax transformation, its numbers taken from ``hyper`` where that has them."""
+        optim = self.config.optim
+        lr = hyper.get("optim.lr", optim.lr)
+        decay = hyper.get("optim.weight_decay", optim.weight_decay)
+        return optimize.build(optim, lr, decay, self.steps, self.config.train.epochs)
+
+
+def init_state(run: Run, key: Array, hyper: dict, ctx: Context, arrays: PyTree) -> TrainState:
+    """Fresh parameters and optimiser state; pure."""
+    init_key, run_key = jax.random.split(key)
+    keys = dict(zip(("params", "dropout", "batch"), jax.random.split(init_key, 3), strict=True))
+    size = run.config.train.batch_size
+    index, weight = jnp.zeros(size, jnp.int32), jnp.ones(size, jnp.float32)
+    batch = run.task.batch(keys.pop("batch"), arrays, index, weight)
+    model = run.model(hyper)
+    collections = dict(model.init(keys, batch, ctx, method="loss"))
+    params = collections.pop("params", {})
+    opt_state = run.optimizer(hyper).init(params)
+    return TrainState(params, collections, opt_state, run_key, jnp.zeros((), jnp.int32))
+
+
+def train_epoch(
+    run: Run, state: TrainState, hyper: dict, ctx: Context, arrays: PyTree
+) -> tuple[TrainState, dict[str, Array]]:
+    """One epoch: refresh, shuffle, and a scan over all steps; pure.
+
+    Returns:
+      The new state, and the mean of the loss and of each of its parts over the epoch's examples,
+      with ``bad_step``: the first step whose loss was not finite, or -1.
+    """
+    model, optimizer = run.model(hyper), run.optimizer(hyper)
+    keys = jax.random.split(jax.random.fold_in(state.key, state.epoch), 3)
+    order_key, refresh_key, steps_key = keys
+    variables = {"params": state.params, **state.collections}
+    ctx = model.apply(variables, ctx, method="refresh", rngs={"dropout": refresh_key})
+    ctx = _compute_dtype(ctx, run.config.train.precision)
+
+    def step(carry, inputs):
+        params, collections, opt_state = carry
+        index, weight, number = inputs
+        batch_key, dropout_key = jax.random.split(jax.random.fold_in(steps_key, number))
+        batch = run.task.batch(batch_key, arrays, index, weight)
+
+        def objective(params):
+            variables = {"params": _compute_dtype(params, run.config.train.precision), **collections}
+            (loss, parts), changed = model.apply(
+                variables,
+                batch,
+                ctx,
+                method="loss",
+                rngs={"dropout": dropout_key},
+                mutable=list(collections),
+            )
+            return loss, (parts, changed)
+
+        (loss, (parts, changed)), grads = jax.value_and_grad(objective, has_aux=True)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        return (params, changed, opt_state), ({"loss": loss, **parts}, weight.sum())
+
+    carry = (state.params, state.collections, state.opt_state)
+    inputs = (*_order(run, order_key, run.task.size(arrays)), jnp.arange(run.steps))
+    (params, collections, opt_state), (parts, counts) = lax.scan(step, carry, inputs)
+    finite = jnp.isfinite(parts["loss"])
+    logs = {name: (value * counts).sum() / counts.sum() for name, value in parts.items()}
+    logs["bad_step"] = jnp.where(finite.all(), -1, jnp.argmin(finite))
+    new = TrainState(params, collections, opt_state, state.key, state.epoch + 1)
+    return new, logs
+
+
+def _order(run: Run, key: Array, size: int) -> tuple[Array, Array]:
+    """Shuffled example numbers and their weights, [steps, B] each; the last batch is filled up."""
+    batch = run.config.train.batch_size
+    fill = run.steps * batch - size
+    index = jnp.pad(sampling.permutation(key, size), (0, fill))
+    weight = jnp.pad(jnp.ones(size, jnp.float32), (0, fill))
+    return index.reshape(run.steps, batch), weight.reshape(run.steps, batch)
+
+
+def _compute_dtype(tree: PyTree, precision: str) -> PyTree:
+    """Float32 leaves in the precision that the loss computes in."""
+    dtype = jnp.dtype(precision)
+    cast = lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x
+    return tree if dtype == jnp.float32 else jax.tree.map(cast, tree)
+
+
+def setup(config: ConfigDict) -> tuple[Run, Dataset, Context]:
+    """Loads the data, finds the method by its name, and builds what it reads."""
+    data = datasets.load(**config.data)
+    fields = dict(config.model)
+    method = _method(fields.pop("name"))
+    known = {f.name for f in dataclasses.fields(method)} - {"parent", "name", "spec"}
+    for key in fields:
+        if key not in known:
+            raise UserError(f"config.model.{key}: {method.__name__} reads only {sorted(known)}")
+    ctx = method.context(data, **_defaults(method, known) | fields)
+    task = importlib.import_module(f"mmrec_jax.tasks.{method.task}")
+    return Run(method, {"spec": data.spec, **fields}, task, config), data, ctx
+
+
+def _defaults(method: type[Recommender], names: set[str]) -> dict[str, Any]:
+    return {f.name: f.default for f in dataclasses.fields(method) if f.name in names}
+
+
+def _method(name: str) -> type[Recommender]:
+    try:
+        return importlib.import_module(f"mmrec_jax.models.{name}").Model
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("mmrec_jax.models"):
+            raise
+        models = Path(__file__).parent / "models"
+        known = sorted(
+            ".".join(path.relative_to(models).with_suffix("").parts)
+            for path in models.rglob("*.py")
+            if path.stem != "__init__"
+        )
+        raise UserError(f"config.model.name {name!r} is none of {', '.join(known)}") from error
+
+
+def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Trains, keeps the best by validation, tests it once, and writes the results to ``workdir``.
+
+    If ``workdir`` holds an unfinished run of the same configuration, that run goes on.
+
+    Returns:
+      The summary, as in ``summary.json``.
+
+    Raises:
+      UserError: if ``workdir`` belongs to another configuration, or the input is faulty.
+      Diverged: if the loss stops being finite.
+    """
+    workdir = Path(workdir)
+    claim(workdir, config)
+    run, data, ctx = setup(config)
+    evaluators = {
+        split: evaluation.Evaluator(run, data, split, config)
+        for split in ("valid", "test")
+        if len(getattr(data, split))
+    }
+    checkpoints = Checkpoints(workdir)
+    try:
+        if config.train.epochs:
+            arrays = run.task.prepare(data, config)
+            steps = -(-run.task.size(arrays) // config.train.batch_size)
+            run = dataclasses.replace(run, steps=steps)
+            variables, facts = _fit(run, ctx, arrays, evaluators.get("valid"), checkpoints, workdir)
+        else:
+            variables, facts = {}, {"epochs": 0, "best_epoch": None}
+        summary = _summarise(run, data, ctx, variables, facts, evaluators, workdir)
+    finally:
+        checkpoints.close()
+    return summary
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Makes ``workdir`` this configuration's, or checks that it is.
+
+    Raises:
+      UserError: if another configuration has written there.
+    """
+    path, mine = workdir / "config.json", json.loads(config.to_json())
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        if theirs != mine:
+            changed = sorted(k for k in _flat(mine).items() ^ _flat(theirs).items())
+            names = ", ".join(dict.fromkeys(name for name, _ in changed))
+            raise UserError(f"{workdir} holds a run with other values of {names}; name another --workdir")
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    report.write_json(path, mine)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, str]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+    return flat
+
+
+@dataclasses.dataclass
+class Progress:
+    """Early stopping: what is carried from one validation to the next."""
+
+    best: float | None = None
+    best_epoch: int | None = None
+    stale: int = 0
+
+    def update(self, value: float, epoch: int) -> bool:
+        """Takes a validation's value; True if it is strictly the best so far."""
+        if self.best is None or value > self.best:
+            self.best, self.best_epoch, self.stale = value, epoch, 0
+            return True
+        self.stale += 1
+        return False
+
+
+def _fit(run, ctx, arrays, validate, checkpoints, workdir) -> tuple[PyTree, dict[str, Any]]:
+    """Trains to the end; returns the best variables and facts for the summary."""
+    config = run.config
+    hyper = {"optim.lr": jnp.float32(config.optim.lr)}
+    key = jax.random.key(config.seed)
+    state = jax.jit(functools.partial(init_state, run))(key, hyper, ctx, arrays)
+    progress = Progress()
+    found = checkpoints.restore(state)
+    if found is not None:
+        state, saved = found
+        progress = Progress(**saved)
+        logging.info("going on from epoch %d", int(state.epoch))
+    epoch_program, compile_seconds = _compile(run, state, hyper, ctx, arrays)
+    done = int(state.epoch)
+    log = report.Log(workdir)
+    log.rewind(done)
+    bar = report.Progress(config.train.epochs, done)
+    last_stop = config.train.epochs
+    times: dict[str, list[float]] = {"epoch": [], "evaluation": []}
+    try:
+        while done < last_stop and not _stopped(config, progress):
+            began = time.perf_counter()
+            state, logs = epoch_program(state, hyper, ctx, arrays)
+            logs = {name: float(value) for name, value in logs.items()}
+            done += 1
+            times["epoch"].append(time.perf_counter() - began)
+            _check_finite(logs.pop("bad_step"), run.steps, done, workdir)
+            record = {"epoch": done, **logs, "seconds": times["epoch"][-1]}
+            variables = {"params": state.params, **state.collections}
+            if validate and (done % config.eval.every == 0 or done == last_stop):
+                began = time.perf_counter()
+                means = evaluation.mean(validate(variables, {}, ctx))
+                times["evaluation"].append(time.perf_counter() - began)
+                record |= {f"valid/{name}": value for name, value in means.items()}
+                if progress.update(_selected(means, config.eval.metric), done):
+                    checkpoints.save_best(done, variables, dataclasses.asdict(progress))
+            ends = done == last_stop or _stopped(config, progress)
+            if ends and validate is None:
+                progress.best_epoch = done
+                checkpoints.save_best(done, variables, dataclasses.asdict(progress))
+            log.write(record)
+            if ends or done % config.checkpoint.every == 0:
+                checkpoints.save(state, dataclasses.asdict(progress))
+            wait = (config.eval.patience - progress.stale) * config.eval.every
+            stop = done + wait if validate and config.eval.patience else last_stop
+            metric = record.get(f"valid/{config.eval.metric}")
+            bar.update(done, logs["loss"], config.eval.metric, metric, stop)
+    finally:
+        bar.close()
+        log.close()
+    best = checkpoints.restore_best({"params": state.params, **state.collections}, progress.best_epoch)
+    median = lambda values: float(np.median(values)) if values else None
+    return best, {
+        "epochs": done,
+        "best_epoch": progress.best_epoch,
+        "seconds_per_epoch": median(times["epoch"][1:] or times["epoch"]),
+        "seconds_per_evaluation": median(times["evaluation"][1:] or times["evaluation"]),
+        "compile_seconds": compile_seconds,
+    }
+
+
+def _stopped(config: ConfigDict, progress: Progress) -> bool:
+    return bool(config.eval.patience) and progress.stale >= config.eval.patience
+
+
+def _compile(run, state, hyper, ctx, arrays) -> tuple[Callable, float]:
+    """The compiled epoch, which reuses the memory of the state it is given, and how long it took."""
+    began = time.perf_counter()
+    program = jax.jit(functools.partial(train_epoch, run), donate_argnums=0)
+    compiled = program.lower(state, hyper, ctx, arrays).compile()
+    return compiled, time.perf_counter() - began
+
+
+def _check_finite(bad_step: float, steps: int, epoch: int, workdir: Path) -> None:
+    if bad_step >= 0:
+        raise Diverged(
+            f"the loss is not finite from step {int(bad_step) + 1} of {steps} in epoch {epoch}; "
+            f"the checkpoint before it is in {workdir}; try a smaller optim.lr or optim.clip_norm=1"
+        )
+
+
+def _selected(means: dict[str, float], metric: str) -> float:
+    if metric not in means:
+        raise UserError(f"eval.metric is {metric!r}; measured are {', '.join(means)}")
+    return means[metric]
+
+
+def _summarise(run, data, ctx, variables, facts, evaluators, workdir) -> dict[str, Any]:
+    """Tests the best parameters once and writes what the run has to show."""
+    config = run.config
+    means = {}
+    for split, measure in evaluators.items():
+        measured = measure(variables, {}, ctx)
+        means[split] = evaluation.mean(measured)
+        ids = data.user_ids[measure.users]
+        report.per_query(workdir / f"per_user_{split}.parquet", measured, ids)
+    summary = {
+        "name": config.model.name,
+        "data": data.name,
+        "protocol": config.eval.protocol,
+        "seed": config.seed,
+        "split_hash": data.notes.get("split_hash"),
+        **means,
+        **facts,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables)),
+        "peak_memory_bytes": report.peak_memory(),
+        **report.environment(),
+        "data_notes": dict(data.notes),
+        "config": json.loads(config.to_json()),
+    }
+    report.write_json(workdir / "summary.json", summary)
+    if facts["epochs"]:
+        report.curves(workdir, config.eval.metric)
+    return summary
+
+
+def load_run(workdir: str | Path) -> tuple[Run, Dataset, Context, PyTree]:
+    """The configuration, data and best parameters of a finished or running ``workdir``.
+
+    Raises:
+      UserError: if no run is there.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise UserError(f"{path} does not exist; train with --mode=train --workdir={workdir} first")
+    config = ConfigDict(_tuples(json.loads(path.read_text())))
+    run, data, ctx = setup(config)
+    if not config.train.epochs:
+        return run, data, ctx, {}
+    arrays = run.task.prepare(data, config)
+    make = functools.partial(init_state, run)
+    like = jax.eval_shape(make, jax.random.key(0), {}, ctx, arrays)
+    checkpoints = Checkpoints(workdir)
+    best = checkpoints.restore_best({"params": like.params, **like.collections})
+    checkpoints.close()
+    return run, data, ctx, best
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that the configuration had."""
+    if isinstance(value, dict):
+        return {key: _tuples(entry) for key, entry in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def evaluate(workdir: str | Path, split: str = "test") -> dict[str, float]:
+    """Metrics of the best parameters of ``workdir`` on ``split``, as the run itself measured."""
+    run, data, ctx, variables = load_run(workdir)
+    if not len(getattr(data, split)):
+        raise UserError(f"{data.name} has no interactions in its {split} split")
+    return evaluation.mean(evaluation.Evaluator(run, data, split, run.config)(variables, {}, ctx))
