@@ -43,11 +43,20 @@ def get_config() -> ConfigDict:
     data.split_seed = 0  # seed of the "ratio" split
     data.k_core = 0  # drop users and items with fewer interactions, repeatedly; 0 keeps all
     data.max_len = 50  # longest history a sequence method reads
-    data.knobs = ConfigDict()  # sizes of the synthetic set; see data/synthetic.py
-    data.knobs.num_users = 1000
-    data.knobs.num_items = 600
-    data.knobs.mean_interactions = 20.0
-    data.knobs.seed = 0
+    knobs = data.knobs = ConfigDict()  # of the synthetic set
+    knobs.num_users = 1000
+    knobs.num_items = 600
+    knobs.mean_interactions = 20.0  # per user
+    knobs.factors = 16  # width of the planted user and item factors
+    knobs.image_dim = 64  # width of the "image" features, which show the first 2/3 of the factors
+    knobs.text_dim = 32  # width of the "text" features, which show the last 2/3
+    knobs.noise = 0.5  # deviation of the features' noise; what they show has about 1
+    knobs.taste = 10.0  # how far factors decide an interaction; 0 leaves popularity alone
+    knobs.drift = 0.3  # share of a user's taste that is exchanged from first to last interaction
+    knobs.popularity = 0.6  # exponent of the power law of item popularity; 0 is uniform
+    knobs.cold = 0.05  # share of items without training interactions
+    knobs.missing = 0.05  # share of items without a feature row, drawn for each modality
+    knobs.seed = 0  # of everything that is drawn
 
     # name = module below mmrec_jax/models, then the method's own fields
     config.model = ConfigDict()
@@ -65,9 +74,8 @@ def get_config() -> ConfigDict:
     train = config.train = ConfigDict()
     train.epochs = 1000
     train.batch_size = 2048
-    train.precision = (
-        "float32"  # or bfloat16: parameters stay float32, the loss computes in bfloat16
-    )
+    # or bfloat16: parameters stay float32, the loss computes in bfloat16
+    train.precision = "float32"
 
     evals = config.eval = ConfigDict()
     evals.every = 1  # epochs between validations
@@ -75,9 +83,8 @@ def get_config() -> ConfigDict:
     evals.metric = "recall@20"  # what is improved, on validation
     evals.metrics = ("recall", "ndcg", "precision", "map", "mrr", "hit")
     evals.ks = (5, 10, 20, 50)
-    evals.protocol = (
-        "mmrec"  # mmrec masks training items; strict also validation items at test; none
-    )
+    # mmrec masks training items; strict also validation items at test; none
+    evals.protocol = "mmrec"
     evals.block = 512  # queries ranked at a time
 
     config.checkpoint = ConfigDict()

@@ -38,11 +38,13 @@ class Feature(nn.Module):
       finetune: learn the raw features too, starting from the given ones. It costs I x F more
         parameters, twice that again for Adam's moments, and an update of all of them in every
         step.
+      use_bias: whether the projection has one; it cancels in differences of inner products.
       kernel_init: initial values of the projection's kernel.
     """
 
     dim: int
     finetune: bool = False
+    use_bias: bool = True
     kernel_init: Callable[..., Array] = uniform_fan_in
 
     @nn.compact
@@ -51,6 +53,10 @@ class Feature(nn.Module):
         if self.finetune:
             given = features
             features = self.param("features", lambda _: given)
-        bias_init = uniform_bias(features.shape[1])
-        project = nn.Dense(self.dim, kernel_init=self.kernel_init, bias_init=bias_init)
+        project = nn.Dense(
+            self.dim,
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
+            bias_init=uniform_bias(features.shape[1]),
+        )
         return project(features[rows])  # rows first: the batch needs few of them

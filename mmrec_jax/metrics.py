@@ -48,7 +48,7 @@ def _ndcg(rank, hit, count, k):
 
 
 def _map(rank, hit, count, k):
-    place = 1 + jnp.arange(rank.shape[1])
+    place = 1 + jnp.arange(rank.shape[1])[None]
     return jnp.where(hit, place / (rank + 1), 0).sum(1) / jnp.clip(count, 1, k)
 
 

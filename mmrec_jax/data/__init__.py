@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import importlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from mmrec_jax.data import synthetic
+from mmrec_jax.data import frames, readers, synthetic
 from mmrec_jax.data.build import build
-from mmrec_jax.types import Dataset
+from mmrec_jax.data.table import Table
+from mmrec_jax.types import Dataset, UserError
 
 
 def load(
@@ -23,10 +28,92 @@ def load(
     max_len: int = 50,
     knobs: Mapping[str, float] | None = None,
 ) -> Dataset:
-    """Placeholder docstring."""
+    """Reads, checks and splits a data set; the options are the keys of ``config.data``.
+
+    LightGCN's layout publishes no validation part: a share of each user's training interactions
+    becomes one, ``ratios[1] / (ratios[0] + ratios[1])``. With ``ratios=(1, 0, 0)`` training is left
+    whole and validation empty, as a published number of a fixed number of epochs needs.
+
+    Args:
+      source: ``synthetic``; a file or folder (see :func:`mmrec_jax.data.readers.read`); a folder
+        of prepared data; or the name of a TFDS set.
+      columns: column names of a plain table by role: user, item, time, rating, label.
+      features: feature files; empty takes those beside the interactions.
+      item_graphs: ``.npz`` files of ready-made item graphs.
+      split: label, ratio, leave_one_out, time or auto (see :func:`mmrec_jax.data.splits.assign`).
+      ratios: shares of train, valid and test.
+      split_seed: seed of random splits.
+      k_core: fewest interactions of every user and item; 0 keeps all.
+      max_len: longest history a sequence method reads.
+      knobs: of the synthetic set, see :func:`mmrec_jax.data.synthetic.make`.
+
+    Raises:
+      UserError: anything amiss, in one line that names file, row and remedy.
+    """
     rules = dict(
         split=split, ratios=tuple(ratios), split_seed=split_seed, k_core=k_core, max_len=max_len
     )
+    files = dict(features=tuple(features), item_graphs=tuple(item_graphs))
     if source == "synthetic":
         return build(synthetic.make(**synthetic.check_knobs(knobs or {})), **rules)
-    raise NotImplementedError(source)
+    path = Path(source).expanduser()
+    if path.exists() and not _is_prepared(path):
+        return build(readers.read(path, columns, **files), **rules)
+    if not path.exists():
+        _check_name(source)
+    return _prepared(source, files, rules)
+
+
+def from_frames(
+    interactions: Any, features: Mapping[str, Any] | None = None, **options
+) -> Dataset:
+    """A data set from memory.
+
+    Args:
+      interactions: a DataFrame, or arrays by column name, with one entry per interaction.
+      features: by modality, a DataFrame (item ids in a column of a usual name, else its index),
+        a vector by item id, or a matrix whose row i describes item i.
+      **options: ``name``, ``titles`` (title by item id), ``columns``, and the split options of
+        :func:`load`.
+
+    Raises:
+      UserError: anything amiss, in one line.
+    """
+    given = {key: options.pop(key) for key in ("name", "titles", "columns") if key in options}
+    return build(frames.table(interactions, features or {}, **given), **options)
+
+
+def _is_prepared(path: Path) -> bool:
+    """Whether a folder holds data written by a TFDS builder."""
+    return path.is_dir() and next(path.rglob("dataset_info.json"), None) is not None
+
+
+def _check_name(source: str) -> None:
+    """Raises a UserError for what is no name of a data set but a path or a slip of the pen."""
+    path = Path(source)
+    if difflib.get_close_matches(source, ["synthetic"], cutoff=0.7):
+        raise UserError(f"config.data.source is '{source}'; did you mean 'synthetic'?")
+    if path.suffix or path.is_absolute() or source.startswith((".", "~")):
+        readers.find(source)
+    if len(path.parts) > 1 and path.parent.is_dir():
+        readers.find(source)
+
+
+def _prepared(source: str, files: Mapping[str, tuple], rules: Mapping[str, Any]) -> Dataset:
+    """A prepared or TFDS set; the former has its split and side information already."""
+    prepared = importlib.import_module("mmrec_jax.data.prepared")  # TFDS is slow to import
+    if source.split("/")[0] == "movielens":
+        return build(prepared.movielens(source), **rules)
+    named = [key for key, value in files.items() if value]
+    named += ["k_core"] * bool(rules["k_core"])
+    named += ["split"] * (rules["split"] not in ("auto", "label"))
+    if named:
+        raise UserError(
+            f"{source}: config.data.{named[0]} cannot change a prepared data set; "
+            "leave it out, or prepare the data again with it"
+        )
+    data = prepared.read(source)
+    return dataclasses.replace(data, spec=dataclasses.replace(data.spec, max_len=rules["max_len"]))
+
+
+__all__ = ["Table", "build", "from_frames", "load"]

@@ -44,7 +44,7 @@ def target_ranks(scores: Array, query: Query) -> Array:
     grows with the block's largest number of targets, so blocks of like users waste none.
     """
     scores = mask(scores, query)
-    items = jnp.arange(scores.shape[1], dtype=jnp.int32)
+    items = jnp.arange(scores.shape[1], dtype=jnp.int32)[None]
     places = jnp.arange(1, query.target.shape[1] + 1, dtype=jnp.int32)
     used = jnp.max(jnp.where(query.target >= 0, places, 0), initial=0)
 

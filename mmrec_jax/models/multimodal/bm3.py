@@ -58,7 +58,7 @@ class BM3(Recommender):
         bias_init = layers.uniform_bias(self.dim)
         self.predictor = nn.Dense(self.dim, kernel_init=layers.xavier_normal, bias_init=bias_init)
         self.content = {
-            name: layers.Feature(self.dim, self.finetune_features, layers.xavier_normal)
+            name: layers.Feature(self.dim, self.finetune_features, kernel_init=layers.xavier_normal)
             for name in self.spec.modalities
         }
 
@@ -101,6 +101,10 @@ class BM3(Recommender):
 
     def _target(self, online: Array) -> Array:
         return layers.dropout(self.make_rng("dropout"), lax.stop_gradient(online), self.dropout)
+
+
+def _norm(x: Array) -> Array:
+    return losses.safe_sqrt(jnp.sum(jnp.square(x.astype(jnp.float32))))
 
 
 def _distance(a: Array, b: Array, where: Array) -> Array:

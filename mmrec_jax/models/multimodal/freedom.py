@@ -23,7 +23,8 @@ class Freedom(Recommender):
     without replacement; evaluation uses all of them. Here the item graph is the weighted sum
     over any number of modalities, or of the ready-made graphs of the data set where it has some;
     feature losses average over pairs of items that both have a feature row, and vanish where
-    there are no features.
+    there are no features. The projections have no bias: it would cancel in those losses, which
+    are all that reads them.
 
     Attributes:
       dim: D.
@@ -66,7 +67,8 @@ class Freedom(Recommender):
         self.user = self.table("user", self.dim)
         self.item = self.table("item", self.dim)
         self.content = {
-            name: layers.Feature(self.dim, self.finetune_features) for name in self.spec.modalities
+            name: layers.Feature(self.dim, self.finetune_features, use_bias=False)
+            for name in self.spec.modalities
         }
 
     def refresh(self, ctx: Context) -> Context:

@@ -1,0 +1,132 @@
+"""Interrupted and damaged runs end as if nothing had happened, bit for bit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs.graph import lightgcn
+from mmrec_jax import checkpoint, report, train
+from mmrec_jax.types import UserError
+
+EPOCHS = 6
+
+
+def tiny():
+    config = lightgcn.get_config()
+    config.data.knobs.num_users, config.data.knobs.num_items = 60, 40
+    config.model.dim = 8
+    config.train.epochs, config.train.batch_size = EPOCHS, 128
+    config.checkpoint.every = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    return workdir, train.train(tiny(), workdir)
+
+
+def stop_after(monkeypatch, epoch):
+    """Makes the run die once ``epoch`` is logged, before it is saved."""
+
+    def write(log, record):
+        original(log, record)
+        if record["epoch"] == epoch:
+            raise KeyboardInterrupt
+
+    original = report.Log.write
+    monkeypatch.setattr(report.Log, "write", write)
+
+
+def leaves(workdir):
+    return jax.tree.leaves(train.load_run(workdir)[3])
+
+
+def assert_same_run(workdir, summary, undisturbed):
+    for mine, theirs in zip(leaves(workdir), leaves(undisturbed[0]), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    for split in ("valid", "test"):
+        assert summary[split] == undisturbed[1][split]
+    assert summary["best_epoch"] == undisturbed[1]["best_epoch"]
+    logged = [
+        [{k: v for k, v in record.items() if k != "seconds"} for record in report.read_log(w)]
+        for w in (workdir, undisturbed[0])
+    ]
+    assert logged[0] == logged[1]
+
+
+@pytest.mark.parametrize("epoch", [1, 4])
+def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch, undisturbed, epoch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, epoch)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(tiny(), tmp_path)
+    assert_same_run(tmp_path, train.train(tiny(), tmp_path), undisturbed)
+
+
+def newest(workdir, kind):
+    steps = (Path(workdir) / "checkpoints" / kind).glob("[0-9]*")
+    return max(steps, key=lambda path: int(path.name))
+
+
+def damage(directory, how):
+    """Flips bytes in, or truncates, every file of some size below ``directory``."""
+    for path in directory.rglob("*"):
+        if path.is_file() and path.stat().st_size > 200 and "METADATA" not in path.name:
+            content = bytearray(path.read_bytes())
+            if how == "truncated":
+                content = content[: len(content) // 2]
+            else:
+                for place in range(len(content) // 2, len(content), 97):
+                    content[place] ^= 0x41
+            path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "missing"])
+def test_a_damaged_newest_checkpoint_falls_back(tmp_path, monkeypatch, undisturbed, caplog, how):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(tiny(), tmp_path)
+    target = newest(tmp_path, "latest")
+    shutil.rmtree(target / "tree") if how == "missing" else damage(target, how)
+    summary = train.train(tiny(), tmp_path)
+    assert f"checkpoint of epoch {target.name} cannot be used" in caplog.text
+    assert "going on from epoch" not in caplog.text or int(target.name) > 1
+    assert_same_run(tmp_path, summary, undisturbed)
+
+
+def test_a_damaged_best_is_made_again(tmp_path, undisturbed, caplog):
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    damage(newest(tmp_path / "run", "best"), "flipped")
+    with pytest.raises(UserError, match="is damaged.*--mode=train"):
+        train.evaluate(tmp_path / "run")
+    summary = train.train(tiny(), tmp_path / "run")
+    assert_same_run(tmp_path / "run", summary, undisturbed)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    tree = {"a": np.arange(4.0), "b": {"c": np.ones((2, 3), np.int32)}}
+    before = checkpoint._checksums(tree)
+    tree["b"]["c"][1, 2] = 3
+    changed = {name for name, crc in checkpoint._checksums(tree).items() if before[name] != crc}
+    assert changed == {"['b']['c']"}
+
+
+def test_a_workdir_of_another_configuration_is_refused(undisturbed):
+    config = tiny()
+    config.model.dim = 16
+    before = json.loads((undisturbed[0] / "config.json").read_text())
+    with pytest.raises(UserError, match="other values of model.dim; name another --workdir"):
+        train.train(config, undisturbed[0])
+    assert json.loads((undisturbed[0] / "config.json").read_text()) == before
+
+
+def test_a_finished_run_is_not_trained_again(undisturbed):
+    summary = train.train(tiny(), undisturbed[0])
+    assert summary["test"] == undisturbed[1]["test"]
+    assert len(report.read_log(undisturbed[0])) == summary["epochs"]
