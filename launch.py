@@ -26,9 +26,8 @@ def main(argv):
 
     try:
         _run(_MODE.value)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except (UserError, OSError) as error:
+        fail(error)
 
 
 def _run(mode):
@@ -63,6 +62,26 @@ def default_workdir(config):
     return os.path.join("runs", f"{config.model.name.split('.')[-1]}-{source}-{config.seed}")
 
 
+def parse_flags(argv):
+    """Absl's parser, with a faulty configuration as one line instead of a traceback."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, TypeError, ValueError, OSError) as error:
+        fail(error)
+
+
+def fail(error):
+    """Prints the one line of ``error`` that says what is wrong, and exits with status 2."""
+    lines = [line.strip() for line in str(error).replace("\\n", "\n").splitlines() if line.strip()]
+    if any(line.startswith("Traceback") for line in lines):  # of an error in a configuration file
+        lines = [lines[-1].partition(": ")[2]]
+    text = " ".join(lines).replace("\\'", "'")
+    if text[0] == text[-1] == "'":  # ml_collections quotes the whole message
+        text = text[1:-1]
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

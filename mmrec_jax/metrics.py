@@ -91,6 +91,11 @@ def from_ranks(
     return values
 
 
+def labels(names: Sequence[str], ks: Sequence[int]) -> list[str]:
+    """The keys of what :func:`from_ranks` returns."""
+    return [f"{name}@{k}" for name in names for k in ks]
+
+
 def check(names: Sequence[str], ks: Sequence[int]) -> None:
     """Raises UserError unless every metric is known and every cut a positive whole number."""
     unknown = [name for name in names if name not in METRICS]

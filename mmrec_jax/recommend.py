@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from mmrec_jax import queries, report
-from mmrec_jax.ops import topk
 from mmrec_jax.train import load_run
 from mmrec_jax.types import Dataset, UserError
 
@@ -62,7 +61,9 @@ def recommend(
         return jax.lax.map(block, blocks)
 
     items, scores = answer(variables, ctx, jax.tree.map(jnp.asarray, blocks))
-    return _frame(data, numbers, np.asarray(items).reshape(-1, k), np.asarray(scores).reshape(-1, k))
+    return _frame(
+        data, numbers, np.asarray(items).reshape(-1, k), np.asarray(scores).reshape(-1, k)
+    )
 
 
 def _numbers(data: Dataset, users: Sequence) -> np.ndarray:

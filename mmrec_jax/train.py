@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from mmrec_jax import data as datasets
 from mmrec_jax import evaluate as evaluation
-from mmrec_jax import optimize, report
+from mmrec_jax import metrics, optimize, report
 from mmrec_jax.checkpoint import Checkpoints
 from mmrec_jax.ops import sampling
 from mmrec_jax.types import Array, Context, Dataset, PyTree, Recommender, TrainState, UserError
@@ -103,7 +103,10 @@ def train_epoch(
         batch = run.task.batch(batch_key, arrays, index, weight)
 
         def objective(params):
-            variables = {"params": _compute_dtype(params, run.config.train.precision), **collections}
+            variables = {
+                "params": _compute_dtype(params, run.config.train.precision),
+                **collections,
+            }
             (loss, parts), changed = model.apply(
                 variables,
                 batch,
@@ -191,13 +194,19 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
       Diverged: if the loss stops being finite.
     """
     workdir = Path(workdir)
-    claim(workdir, config)
+    _check_free(workdir, config)
     run, data, ctx = setup(config)
+    optimize.build(config.optim, 0.0, 0.0, 1, 1)  # a mistyped name fails before anything is written
+    metrics.check(config.eval.metrics, config.eval.ks)
+    if config.eval.metric not in (known := metrics.labels(config.eval.metrics, config.eval.ks)):
+        raise UserError(f"eval.metric is {config.eval.metric!r}; measured are {', '.join(known)}")
     evaluators = {
         split: evaluation.Evaluator(run, data, split, config)
         for split in ("valid", "test")
         if len(getattr(data, split))
     }
+    workdir.mkdir(parents=True, exist_ok=True)
+    report.write_json(workdir / "config.json", json.loads(config.to_json()))
     checkpoints = Checkpoints(workdir)
     try:
         if config.train.epochs:
@@ -213,28 +222,26 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     return summary
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Makes ``workdir`` this configuration's, or checks that it is.
-
-    Raises:
-      UserError: if another configuration has written there.
-    """
+def _check_free(workdir: Path, config: ConfigDict) -> None:
+    """Raises UserError if ``workdir`` holds a run of another configuration."""
     path, mine = workdir / "config.json", json.loads(config.to_json())
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        if theirs != mine:
-            changed = sorted(k for k in _flat(mine).items() ^ _flat(theirs).items())
-            names = ", ".join(dict.fromkeys(name for name, _ in changed))
-            raise UserError(f"{workdir} holds a run with other values of {names}; name another --workdir")
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    report.write_json(path, mine)
+    theirs = json.loads(path.read_text()) if path.exists() else mine
+    if theirs != mine:
+        changed = sorted(name for name, _ in _flat(mine).items() ^ _flat(theirs).items())
+        names = ", ".join(dict.fromkeys(changed))
+        raise UserError(
+            f"{workdir} holds a run with other values of {names}; name another --workdir"
+        )
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, str]:
     flat = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+        flat |= (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {prefix + key: str(value)}
+        )
     return flat
 
 
@@ -289,7 +296,7 @@ def _fit(run, ctx, arrays, validate, checkpoints, workdir) -> tuple[PyTree, dict
                 means = evaluation.mean(validate(variables, {}, ctx))
                 times["evaluation"].append(time.perf_counter() - began)
                 record |= {f"valid/{name}": value for name, value in means.items()}
-                if progress.update(_selected(means, config.eval.metric), done):
+                if progress.update(means[config.eval.metric], done):
                     checkpoints.save_best(done, variables, dataclasses.asdict(progress))
             ends = done == last_stop or _stopped(config, progress)
             if ends and validate is None:
@@ -305,7 +312,9 @@ def _fit(run, ctx, arrays, validate, checkpoints, workdir) -> tuple[PyTree, dict
     finally:
         bar.close()
         log.close()
-    best = checkpoints.restore_best({"params": state.params, **state.collections}, progress.best_epoch)
+    best = checkpoints.restore_best(
+        {"params": state.params, **state.collections}, progress.best_epoch
+    )
     median = lambda values: float(np.median(values)) if values else None
     return best, {
         "epochs": done,
@@ -321,7 +330,7 @@ def _stopped(config: ConfigDict, progress: Progress) -> bool:
 
 
 def _compile(run, state, hyper, ctx, arrays) -> tuple[Callable, float]:
-    """The compiled epoch, which reuses the memory of the state it is given, and how long it took."""
+    """The epoch, compiled to reuse the memory of the state it is given, and the time that took."""
     began = time.perf_counter()
     program = jax.jit(functools.partial(train_epoch, run), donate_argnums=0)
     compiled = program.lower(state, hyper, ctx, arrays).compile()
@@ -334,12 +343,6 @@ def _check_finite(bad_step: float, steps: int, epoch: int, workdir: Path) -> Non
             f"the loss is not finite from step {int(bad_step) + 1} of {steps} in epoch {epoch}; "
             f"the checkpoint before it is in {workdir}; try a smaller optim.lr or optim.clip_norm=1"
         )
-
-
-def _selected(means: dict[str, float], metric: str) -> float:
-    if metric not in means:
-        raise UserError(f"eval.metric is {metric!r}; measured are {', '.join(means)}")
-    return means[metric]
 
 
 def _summarise(run, data, ctx, variables, facts, evaluators, workdir) -> dict[str, Any]:

@@ -27,8 +27,10 @@ def test_product_and_gradient_equal_the_dense_ones(monkeypatch, widest, bucket_c
     dense = np.zeros(shape, np.float32)
     dense[row, col] = weight
     adj = graph.from_edges(row, col, weight, shape)
-    x, g = (np.random.default_rng(s).standard_normal((n, 5)).astype(np.float32)
-            for s, n in ((2, shape[1]), (3, shape[0])))
+    x, g = (
+        np.random.default_rng(s).standard_normal((n, 5)).astype(np.float32)
+        for s, n in ((2, shape[1]), (3, shape[0]))
+    )
     y, vjp = jax.vjp(lambda x: graph.matmul(adj, x), jnp.asarray(x))
     np.testing.assert_allclose(y, dense @ x, atol=1e-5)
     np.testing.assert_allclose(vjp(jnp.asarray(g))[0], dense.T @ g, atol=1e-5)

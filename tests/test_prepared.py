@@ -155,7 +155,9 @@ def test_plain_tfds_opens_it(stored, monkeypatch):
     np.testing.assert_array_equal(block["item"], [1, 0, 0])
     (block,) = tfds.data_source("mmrec_tiny:1.0.0", split="test", data_dir=stored.parents[1])
     np.testing.assert_array_equal(block["time"], [-8, 9])
+    assert builder.info.disable_shuffling
     (block,) = tfds.builder_from_directory(stored / "items").as_data_source("rows")
+    assert "feature.image%2Fraw" in block  # a slash would nest
     assert [title.decode() for title in block["title"]] == TITLES
     np.testing.assert_array_equal(block["present.text"], [True, False, True])
 
@@ -172,6 +174,18 @@ def test_names_and_versions(tmp_path, monkeypatch):
         assert prepared.find(unknown) is None
         with pytest.raises(UserError, match="no prepared data set; give its folder"):
             prepared.read(unknown)
+
+
+def test_a_set_that_was_read_is_written_without_its_origin(stored):
+    again = prepared.write(prepared.read(stored), stored.parents[1], "mmrec_tiny", "2.0.0")
+    assert_same(without_origin(prepared.read(again)), tiny())
+    assert "prepared" not in json.loads((again / "metadata.json").read_text())["mmrec_jax"]["notes"]
+
+
+def test_notes_that_are_not_json_fail_before_anything_is_written(tmp_path):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        prepared.write(tiny(notes={"array": np.zeros(1)}), tmp_path, "noted")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_set_is_not_overwritten(stored):
@@ -191,7 +205,7 @@ def test_every_flipped_byte_is_noticed(stored):
     assert len(files) == 3 + 3 + 5 * 3  # the three splits; users, items, fields and two graphs
     for path in files:
         content = path.read_bytes()
-        place = len(content) // 2 if path.suffix == ".json" else content.rindex(b"\n" or b"") - 1
+        place = len(content) // 2
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         with pytest.raises(UserError, match=r"damaged.*; remove the folder and prepare"):
             prepared.read(stored)
@@ -211,12 +225,16 @@ def test_truncated_and_missing_files_are_noticed(stored):
         path.write_bytes(content)
 
 
-def test_another_format_is_named(stored):
+def test_metadata_of_others_or_edited_are_named(stored):
     path = stored / "metadata.json"
     content = json.loads(path.read_text())
     content["mmrec_jax"]["format"] = 99
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="format 99, but this version reads 1"):
+        prepared.read(stored)
+    content["mmrec_jax"] |= {"format": 1, "split_hash": "another"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="metadata.json: damaged, its checksum does not match"):
         prepared.read(stored)
     path.write_text('{"other": 1}')
     with pytest.raises(UserError, match="a TFDS set that mmrec_jax has not prepared"):
@@ -261,7 +279,7 @@ def test_a_million_interactions_in_seconds(tmp_path):
         rng.random(count, np.float32),
     )
     few = many.take(np.arange(10))
-    users, items = np.arange(50_000).astype(str), np.arange(20_000)
+    users, items = np.arange(50_000).astype("<U5"), np.arange(20_000)
     data = Dataset("many", Spec(50_000, 20_000), many, few, few, users, items)
     import tensorflow_datasets  # noqa: F401  its import is not what is timed
 
@@ -339,13 +357,13 @@ def archive(tmp_path, monkeypatch):
             filename=path.name,
         )
         url = f"https://files.grouplens.org/datasets/movielens/{path.name}"
-        monkeypatch.setattr(movielens.Movielens, "url_infos", {url: info})
+        monkeypatch.setattr(movielens.movielens.Movielens, "url_infos", {url: info})
 
     return make
 
 
 @pytest.mark.parametrize("edition", FILES)
-def test_movielens_is_prepared_without_tensorflow(archive, edition, capsys):
+def test_movielens_is_parsed_without_tensorflow(archive, edition, capsys, caplog):
     archive(edition)
     table = prepared.movielens(f"movielens/{edition}-ratings")
     order = np.argsort(table.time)
@@ -357,25 +375,50 @@ def test_movielens_is_prepared_without_tensorflow(archive, edition, capsys):
     np.testing.assert_array_equal(table.titles.text, ["Four Rooms", "Café (1995)"])
     assert table.notes == {"source": f"TFDS movielens/{edition}-ratings/0.1.1"}
     assert "tensorflow" not in sys.modules
+    assert capsys.readouterr().out == "" and not caplog.records
 
 
-def test_movielens_is_prepared_once(archive, tmp_path):
-    archive("100k")
-    first = prepared.movielens("movielens/100k-ratings")
-    shutil.rmtree(tmp_path / "downloads")
-    second = prepared.movielens("movielens/100k-ratings")
-    np.testing.assert_array_equal(first.time, second.time)
-    left = sorted(path.name for path in (tmp_path / "movielens" / "100k-ratings").iterdir())
-    assert left == ["0.1.1"]
+def test_movielens_that_tfds_has_prepared_is_read(tmp_path, monkeypatch):
+    """Records as TFDS itself writes them; no archive is looked for."""
+    from mmrec_jax.data import movielens
+
+    ratings = [("2", "5", 0.5, 7), ("10", "11", 4.5, 8), ("2", "11", 3.0, 9)]
+
+    class Prepared(movielens.movielens.Movielens, skip_registration=True):
+        name = "movielens"
+
+        def _split_generators(self, dl_manager):
+            names = ("user_id", "movie_id", "user_rating", "timestamp")
+            rest = {"movie_title": "Café", "movie_genres": ["Drama"]}
+            rows = (dict(zip(names, row, strict=True)) | rest for row in ratings)
+            return {"train": enumerate(rows)}
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(movielens, "_CHUNK", 2)
+    monkeypatch.setattr(movielens, "_archive", lambda _: pytest.fail("looked for the archive"))
+    builder = Prepared(config="latest-small-ratings", data_dir=tmp_path)
+    builder.download_and_prepare(file_format="array_record")
+    table = prepared.movielens("movielens/latest-small-ratings")
+    order = np.argsort(table.time)
+    np.testing.assert_array_equal(table.user[order], [2, 10, 2])
+    np.testing.assert_array_equal(table.item[order], [5, 11, 11])
+    np.testing.assert_array_equal(table.rating[order], np.float32([0.5, 4.5, 3]))
+    np.testing.assert_array_equal(table.time[order], [7, 8, 9])
+    np.testing.assert_array_equal(table.titles.ids, [5, 11])
+    np.testing.assert_array_equal(table.titles.text, ["Café", "Café"])
+
+    info = tmp_path / "movielens" / "latest-small-ratings" / "0.1.1" / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))  # needs TensorFlow
+    with pytest.raises(pytest.fail.Exception, match="looked for the archive"):
+        prepared.movielens("movielens/latest-small-ratings")
 
 
 def test_another_archive_than_the_registered_one_is_refused(archive, tmp_path):
     archive("100k")
     path = tmp_path / "downloads" / "manual" / "ml-100k.zip"
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(UserError, match="ml-100k.zip: cannot be downloaded .* wrong checksum"):
+    with pytest.raises(UserError, match="ml-100k.zip: cannot be had: .* wrong checksum"):
         prepared.movielens("movielens/100k-ratings")
-    assert not (tmp_path / "movielens" / "100k-ratings" / "0.1.1").exists()
 
 
 def test_offline_is_said_at_once(tmp_path, monkeypatch):
@@ -397,12 +440,3 @@ def test_offline_is_said_at_once(tmp_path, monkeypatch):
 def test_unknown_edition_of_movielens():
     with pytest.raises(UserError, match="is no edition of MovieLens; give one of .*1m-ratings"):
         prepared.movielens("movielens/2k-ratings")
-
-
-def test_movielens_kept_for_tensorflow_is_an_error(archive, tmp_path):
-    archive("100k")
-    prepared.movielens("movielens/100k-ratings")
-    path = tmp_path / "movielens" / "100k-ratings" / "0.1.1" / "dataset_info.json"
-    path.write_text(path.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(UserError, match="stored as tfrecord, which only TensorFlow reads"):
-        prepared.movielens("movielens/100k-ratings")

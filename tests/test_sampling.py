@@ -56,7 +56,5 @@ def test_draws_without_replacement_follow_the_sequential_law():
     assert (drawn[:, 0] != drawn[:, 1]).all()
     included = np.array([(drawn == i).any(1).mean() for i in range(3)])
     p = weight
-    expected = [
-        p[i] + sum(p[j] * p[i] / (1 - p[j]) for j in range(3) if j != i) for i in range(3)
-    ]
+    expected = [p[i] + sum(p[j] * p[i] / (1 - p[j]) for j in range(3) if j != i) for i in range(3)]
     np.testing.assert_allclose(included, expected, atol=0.015)

@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmrec_jax.data import frames, readers, synthetic
-from mmrec_jax.data.build import build
-from mmrec_jax.data.table import Table
+from mmrec_jax.data import build, files, frames, readers, side, synthetic
 from mmrec_jax.types import Dataset, UserError
 
 
@@ -53,20 +51,18 @@ def load(
     rules = dict(
         split=split, ratios=tuple(ratios), split_seed=split_seed, k_core=k_core, max_len=max_len
     )
-    files = dict(features=tuple(features), item_graphs=tuple(item_graphs))
+    beside = dict(features=tuple(features), item_graphs=tuple(item_graphs))
     if source == "synthetic":
-        return build(synthetic.make(**synthetic.check_knobs(knobs or {})), **rules)
+        return build.build(synthetic.make(**synthetic.check_knobs(knobs or {})), **rules)
     path = Path(source).expanduser()
     if path.exists() and not _is_prepared(path):
-        return build(readers.read(path, columns, **files), **rules)
+        return build.build(readers.read(path, columns, **beside), **rules)
     if not path.exists():
         _check_name(source)
-    return _prepared(source, files, rules)
+    return _prepared(source, beside, rules)
 
 
-def from_frames(
-    interactions: Any, features: Mapping[str, Any] | None = None, **options
-) -> Dataset:
+def from_frames(interactions: Any, features: Mapping[str, Any] | None = None, **options) -> Dataset:
     """A data set from memory.
 
     Args:
@@ -80,7 +76,7 @@ def from_frames(
       UserError: anything amiss, in one line.
     """
     given = {key: options.pop(key) for key in ("name", "titles", "columns") if key in options}
-    return build(frames.table(interactions, features or {}, **given), **options)
+    return build.build(frames.table(interactions, features or {}, **given), **options)
 
 
 def _is_prepared(path: Path) -> bool:
@@ -94,17 +90,21 @@ def _check_name(source: str) -> None:
     if difflib.get_close_matches(source, ["synthetic"], cutoff=0.7):
         raise UserError(f"config.data.source is '{source}'; did you mean 'synthetic'?")
     if path.suffix or path.is_absolute() or source.startswith((".", "~")):
-        readers.find(source)
+        files.find(source)
     if len(path.parts) > 1 and path.parent.is_dir():
-        readers.find(source)
+        files.find(source)
 
 
-def _prepared(source: str, files: Mapping[str, tuple], rules: Mapping[str, Any]) -> Dataset:
+def _prepared(source: str, beside: Mapping[str, tuple], rules: Mapping[str, Any]) -> Dataset:
     """A prepared or TFDS set; the former has its split and side information already."""
     prepared = importlib.import_module("mmrec_jax.data.prepared")  # TFDS is slow to import
     if source.split("/")[0] == "movielens":
-        return build(prepared.movielens(source), **rules)
-    named = [key for key, value in files.items() if value]
+        table = prepared.movielens(source)
+        features = side.features(Path(), beside["features"]) if beside["features"] else {}
+        graphs = side.item_graphs(Path(), beside["item_graphs"])
+        table = dataclasses.replace(table, features=features, item_graphs=graphs)
+        return build.build(table, **rules)
+    named = [key for key, value in beside.items() if value]
     named += ["k_core"] * bool(rules["k_core"])
     named += ["split"] * (rules["split"] not in ("auto", "label"))
     if named:
@@ -116,4 +116,4 @@ def _prepared(source: str, files: Mapping[str, tuple], rules: Mapping[str, Any])
     return dataclasses.replace(data, spec=dataclasses.replace(data.spec, max_len=rules["max_len"]))
 
 
-__all__ = ["Table", "build", "from_frames", "load"]
+__all__ = ["from_frames", "load"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -44,102 +45,64 @@ def build(
     table = _same_kind_of_ids(table)
     user_ids = _all_ids(table.user) if table.user_ids is None else table.user_ids
     item_ids = _item_ids(table)
-    numbered = _Numbered(
-        user=_numbers(table.user, user_ids, table.origin),
-        item=_numbers(table.item, item_ids, table.origin),
-        rows=np.arange(len(table.user)),
-    )
-    features = {n: _align(f, n, item_ids, table.origin) for n, f in table.features.items()}
-    graphs = {n: _graph(g, item_ids, table.origin) for n, g in table.item_graphs.items()}
-    titles, title_notes = _titles(table, item_ids)
-
-    kept = _without_repeats(numbered, table)
-    counts = {"read": len(table.user), "repeats_dropped": len(table.user) - len(kept)}
+    known = _numbered(table, user_ids, item_ids)
+    items = _items(table, item_ids)
+    kept = _without_repeats(known, table)
+    counts = {"read": len(known), "repeats_dropped": len(known) - len(kept)}
     notes = {"interactions": counts}
     if k_core > 0:
         core = kept.take(splits.k_core(kept.user, kept.item, k_core))
-        if not len(core):
-            raise UserError(
-                f"{table.origin}: the {k_core}-core is empty; set a smaller config.data.k_core"
-            )
-        kept, users, items = _renumbered(core)
-        counts["k_core_dropped"] = counts["read"] - counts["repeats_dropped"] - len(kept)
+        counts["k_core_dropped"] = len(kept) - len(core)
+        kept, users, left = _renumbered(core, k_core, table.origin)
         notes["k_core"] = {
             "k": k_core,
             "users_dropped": len(user_ids) - len(users),
-            "items_dropped": len(item_ids) - len(items),
+            "items_dropped": len(item_ids) - len(left),
         }
-        graphs = {name: _subgraph(graph, items, len(item_ids)) for name, graph in graphs.items()}
-        user_ids, item_ids = user_ids[users], item_ids[items]
-        features = {n: (x[items], p[items]) for n, (x, p) in features.items()}
-        titles = None if titles is None else titles[items]
-
-    take = lambda a, rows: None if a is None else np.asarray(a)[rows]
+        user_ids, items = user_ids[users], items.take(left)
+    pick = lambda a: None if a is None else np.asarray(a)[kept.rows]
     part, facts = splits.assign(
         kept.user,
-        take(table.time, kept.rows),
-        take(table.label, kept.rows),
+        pick(table.time),
+        pick(table.label),
         rule=split,
         ratios=ratios,
         seed=split_seed,
         origin=table.origin,
     )
     trained = np.bincount(kept.user[part == 0], minlength=len(user_ids)) > 0
-    absent = ~trained[kept.user]
-    time, rating = _time(table), table.rating
-    chosen = [np.flatnonzero((part == p) & ~absent) for p in range(3)]
-    train, valid, test = (
-        Interactions(
-            kept.user[index],
-            kept.item[index],
-            take(time, kept.rows[index]),
-            None if rating is None else np.asarray(rating, np.float32)[kept.rows[index]],
-        )
-        for index in chosen
-    )
+    chosen = [np.flatnonzero((part == p) & trained[kept.user]) for p in range(3)]
     _check_held_out(part, chosen, table.origin)
-    fields = {
-        n: np.asarray(v, np.int32)[kept.rows[chosen[0]]] for n, v in table.fields.items()
-    }
-    counts |= {"train": len(train), "valid": len(valid), "test": len(test)}
-    counts["untrained_users_dropped"] = int(absent.sum())
-    total = len(train) + len(valid) + len(test)
-    notes |= {
-        "split": facts,
-        "users": len(user_ids),
-        "items": len(item_ids),
-        "density": total / (len(user_ids) * len(item_ids)),
-        "users_without_training": int((~trained).sum()),
-        "cold_items": int((np.bincount(train.item, minlength=len(item_ids)) == 0).sum()),
-        "missing_feature_rows": {n: int((~p).sum()) for n, (_, p) in features.items()},
-        **title_notes,
-        "split_hash": split_hash((train, valid, test), user_ids, item_ids),
-    }
-    spec = Spec(
-        num_users=len(user_ids),
-        num_items=len(item_ids),
-        max_len=max_len,
-        feature_dims=tuple((n, x.shape[1]) for n, (x, _) in features.items()),
-        fields=tuple((n, int(np.max(v)) + 1) for n, v in table.fields.items()),
-    )
+    every = Interactions(kept.user, kept.item, pick(_time(table)), pick(_rating(table)))
+    parts = [every.take(index) for index in chosen]
+    counts |= dict(zip(("train", "valid", "test"), map(len, parts), strict=True))
+    counts["untrained_users_dropped"] = len(kept) - sum(map(len, parts))
+    notes |= {"split": facts, **_facts(parts, user_ids, items)}
+    fields = {name: pick(values).astype(np.int32) for name, values in table.fields.items()}
     return Dataset(
         name=table.name,
-        spec=spec,
-        train=train,
-        valid=valid,
-        test=test,
+        spec=Spec(
+            num_users=len(user_ids),
+            num_items=len(items.ids),
+            max_len=max_len,
+            feature_dims=tuple((name, x.shape[1]) for name, x in items.features.items()),
+            fields=tuple((name, int(np.max(v)) + 1) for name, v in table.fields.items()),
+        ),
+        train=parts[0],
+        valid=parts[1],
+        test=parts[2],
         user_ids=user_ids,
-        item_ids=item_ids,
-        features={n: x for n, (x, _) in features.items()},
-        present={n: p for n, (_, p) in features.items()},
-        titles=titles,
-        item_graphs=graphs,
-        fields=fields,
+        item_ids=items.ids,
+        features=items.features,
+        present=items.present,
+        titles=items.titles,
+        item_graphs=items.graphs,
+        fields={name: values[chosen[0]] for name, values in fields.items()},
         notes={**table.notes, **notes},
     )
 
 
-def split_hash(parts: tuple[Interactions, ...], user_ids, item_ids) -> str:
+def split_hash(parts: Sequence[Interactions], user_ids, item_ids) -> str:
     """16 hexadecimal digits of what each part holds and what its numbers stand for."""
     digest = hashlib.sha256()
     for part in parts:
@@ -167,23 +130,70 @@ class _Numbered:
         return _Numbered(self.user[index], self.item[index], self.rows[index])
 
 
-def _same_kind_of_ids(table: Table) -> Table:
-    """The table with item ids all integers or all strings, whichever its sources call for."""
-    given = [table.item, table.item_ids, *(f.ids for f in table.features.values())]
-    given += [g.ids for g in table.item_graphs.values()]
-    given += [] if table.titles is None else [table.titles.ids]
-    if len({a.dtype.kind in "iu" for a in given if a is not None}) < 2:
-        return table
-    text = lambda a: None if a is None else a.astype(str)
-    with_text = lambda noun: dataclasses.replace(noun, ids=text(noun.ids))
-    return dataclasses.replace(
-        table,
-        item=text(table.item),
-        item_ids=text(table.item_ids),
-        features={n: with_text(f) for n, f in table.features.items()},
-        item_graphs={n: with_text(g) for n, g in table.item_graphs.items()},
-        titles=None if table.titles is None else with_text(table.titles),
+@dataclasses.dataclass(frozen=True)
+class _Items:
+    """What is known of the items, by number: the item half of a ``Dataset``."""
+
+    ids: np.ndarray
+    features: dict[str, np.ndarray]
+    present: dict[str, np.ndarray]
+    titles: np.ndarray | None
+    graphs: dict
+    facts: dict
+
+    def take(self, items: np.ndarray) -> _Items:
+        """The items left by a filter, numbered anew."""
+        pick = lambda by_name: {name: a[items] for name, a in by_name.items()}
+        graphs = {n: _subgraph(graph, items, len(self.ids)) for n, graph in self.graphs.items()}
+        titles = None if self.titles is None else self.titles[items]
+        features, present = pick(self.features), pick(self.present)
+        return _Items(self.ids[items], features, present, titles, graphs, self.facts)
+
+
+def _numbered(table: Table, user_ids: np.ndarray, item_ids: np.ndarray) -> _Numbered:
+    """All interactions by number."""
+    user = _numbers(table.user, user_ids, table.origin)
+    return _Numbered(user, _numbers(table.item, item_ids, table.origin), np.arange(len(user)))
+
+
+def _items(table: Table, ids: np.ndarray) -> _Items:
+    """The side information of a table, aligned with the item numbering ``ids``."""
+    aligned = {n: _align(given, n, ids, table.origin) for n, given in table.features.items()}
+    titles, facts = _titles(table, ids)
+    return _Items(
+        ids=ids,
+        features={name: values for name, (values, _) in aligned.items()},
+        present={name: present for name, (_, present) in aligned.items()},
+        titles=titles,
+        graphs={n: _graph(given, ids, table.origin) for n, given in table.item_graphs.items()},
+        facts=facts,
     )
+
+
+def _facts(parts: list[Interactions], user_ids: np.ndarray, items: _Items) -> dict:
+    """What the notes say of the finished data set."""
+    users, count = len(user_ids), len(items.ids)
+    without = lambda numbers, size: int((np.bincount(numbers, minlength=size) == 0).sum())
+    return {
+        "users": users,
+        "items": count,
+        "density": sum(map(len, parts)) / (users * count),
+        "users_without_training": without(parts[0].user, users),
+        "cold_items": without(parts[0].item, count),
+        "missing_feature_rows": {name: int((~p).sum()) for name, p in items.present.items()},
+        **items.facts,
+        "split_hash": split_hash(parts, user_ids, items.ids),
+    }
+
+
+def _same_kind_of_ids(table: Table) -> Table:
+    """The table with the item ids of interactions and features all integers or all strings."""
+    given = [table.item, *(f.ids for f in table.features.values() if f.ids is not None)]
+    if table.item_ids is not None or len({ids.dtype.kind in "iu" for ids in given}) == 1:
+        return table
+    text = lambda f: f if f.ids is None else dataclasses.replace(f, ids=f.ids.astype(str))
+    features = {name: text(given) for name, given in table.features.items()}
+    return dataclasses.replace(table, item=table.item.astype(str), features=features)
 
 
 def _all_ids(values: np.ndarray) -> np.ndarray:
@@ -204,6 +214,8 @@ def _item_ids(table: Table) -> np.ndarray:
 
 def _find(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Position of each value in ``ids``, -1 where it is none of them, int64."""
+    if (values.dtype.kind in "iu") != (ids.dtype.kind in "iu"):
+        values, ids = values.astype(str), ids.astype(str)
     if _is_range(ids):
         return np.where((values >= 0) & (values < len(ids)), values, -1).astype(np.int64)
     if values.dtype.kind not in "iu":
@@ -247,8 +259,10 @@ def _without_repeats(numbered: _Numbered, table: Table) -> _Numbered:
     return numbered if first.all() else numbered.take(np.sort(order[first]))
 
 
-def _renumbered(numbered: _Numbered) -> tuple[_Numbered, np.ndarray, np.ndarray]:
+def _renumbered(numbered: _Numbered, k: int, origin: str):
     """Numbers without gaps, and the former numbers of the users and items that are left."""
+    if not len(numbered):
+        raise UserError(f"{origin}: the {k}-core is empty; set a smaller config.data.k_core")
     users, user = np.unique(numbered.user, return_inverse=True)
     items, item = np.unique(numbered.item, return_inverse=True)
     left = _Numbered(user.astype(np.int32), item.astype(np.int32), numbered.rows)
@@ -260,8 +274,15 @@ def _time(table: Table) -> np.ndarray | None:
     time = table.time
     if time is None or time.dtype.kind in "iu":
         return None if time is None else time.astype(np.int64)
+    if not np.abs(time).max() < 2**43:  # beyond it microseconds do not fit
+        return np.rint(time).astype(np.int64)
     whole = bool((time == np.rint(time)).all())
     return np.rint(time if whole else time * 1e6).astype(np.int64)
+
+
+def _rating(table: Table) -> np.ndarray | None:
+    """Ratings as float32 [E]."""
+    return None if table.rating is None else np.asarray(table.rating, np.float32)
 
 
 def _align(given: Features, name: str, item_ids: np.ndarray, origin: str):
@@ -293,7 +314,8 @@ def _feature_rows(given: Features, item_ids: np.ndarray, origin: str) -> np.ndar
         if not _is_range(item_ids):
             raise UserError(
                 f"{given.origin}: rows without ids need item ids 0, 1, 2 ..., which {origin} has "
-                "not; give an .npz with the arrays 'ids' and 'features'"
+                "not; give an .npz with the arrays 'ids' and 'features', or, if the file belongs "
+                "elsewhere, name the right ones in config.data.features or move it away"
             )
         if count != len(item_ids):
             raise UserError(
@@ -385,8 +407,8 @@ def _titles(table: Table, item_ids: np.ndarray) -> tuple[np.ndarray | None, dict
         )
     titles = np.full(len(item_ids), "", dtype=object)
     titles[found[known]] = given.text[known]
-    facts = {"file": given.origin, "found": int(known.sum()), "of_other_items": int((~known).sum())}
-    return titles.astype(str), {"titles": facts}
+    found, others = len(np.unique(found[known])), int((~known).sum())
+    return titles, {"titles": {"from": given.origin, "found": found, "of_other_items": others}}
 
 
 def _check_held_out(part: np.ndarray, chosen: list[np.ndarray], origin: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -81,7 +82,7 @@ def write(
     work = target.parent / f"incomplete.{secrets.token_hex(3)}_{version}"  # TFDS's own convention
     work.mkdir(parents=True)
     try:
-        with _quiet():
+        with quiet():
             _store(work, name, version, splits)
             for table, columns in tables.items():
                 (work / table).mkdir()
@@ -114,7 +115,7 @@ def read(source: str | os.PathLike) -> Dataset:
             f"{data_dir()} (set TFDS_DATA_DIR), or prepare it with --mode=prepare"
         )
     facts = _verified(folder)
-    with _quiet():
+    with quiet():
         splits = {split: _load(folder, split) for split in SPLITS}
         tables = {table: _load(folder / table, "rows") for table in facts["tables"]}
     about = {key: facts[key] for key in ("name", "version", "checksum", "split_hash")}
@@ -142,6 +143,18 @@ def data_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps TFDS's messages out of the log and off the screen; progress bars stay."""
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
 def movielens(source: str) -> Table:
     """The ratings of TFDS's own MovieLens: see :func:`mmrec_jax.data.movielens.read`."""
     from mmrec_jax.data import movielens as reader  # its builder imports TFDS
@@ -158,17 +171,6 @@ def _check_label(name: str, version: str) -> None:
         )
     if not re.fullmatch(_VERSION, version):
         raise UserError(f"'{version}' is not a version; give three numbers, such as '1.0.0'")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps TFDS's progress messages out of the log."""
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 # --- a Dataset as named columns, and back ---------------------------------------------------------

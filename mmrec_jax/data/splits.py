@@ -6,6 +6,7 @@ A part is 0 for training, 1 for validation, 2 for test.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def assign(
     label: np.ndarray | None = None,
     *,
     rule: str = "auto",
-    ratios: tuple[float, ...] = (0.8, 0.1, 0.1),
+    ratios: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     origin: str = "interactions",
 ) -> tuple[np.ndarray, dict]:
@@ -44,7 +45,7 @@ def assign(
       UserError: unknown rule, ratios that are none, a rule that lacks its column, or an empty part.
     """
     shares = _shares(ratios)
-    rule = _resolve(rule, time, label, origin)
+    rule = _resolve(rule, user, time, label, origin)
     random = np.random.default_rng(seed).random(len(user))
     if rule == "label":
         part, facts = _by_label(user, label, random, shares)
@@ -59,7 +60,8 @@ def assign(
         part = leave_one_out(user, time)
         facts, required = {}, (True, True, True)
     counts = np.bincount(part, minlength=3)
-    for name, count, needed in zip(("training", "validation", "test"), counts, required, strict=True):
+    names = ("training", "validation", "test")
+    for name, count, needed in zip(names, counts, required, strict=True):
         if needed and not count:
             raise UserError(
                 f"{origin}: the {name} split is empty after the rule '{rule}'; "
@@ -68,7 +70,7 @@ def assign(
     return part, {"rule": rule, **facts}
 
 
-def by_ratio(user: np.ndarray, random: np.ndarray, ratios: tuple[float, ...]) -> np.ndarray:
+def by_ratio(user: np.ndarray, random: np.ndarray, ratios: Sequence[float]) -> np.ndarray:
     """Per-user shares in random order, int8 [E].
 
     Test and validation get the floor of their share, at least one where the share is positive,
@@ -79,24 +81,23 @@ def by_ratio(user: np.ndarray, random: np.ndarray, ratios: tuple[float, ...]) ->
     return _tail(position, count, valid, test)
 
 
-def leave_one_out(user: np.ndarray, time: np.ndarray | None) -> np.ndarray:
+def leave_one_out(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Each user's last interaction tests and the one before validates, int8 [E].
 
     Users with fewer than three interactions only train.
     """
-    keys = (user,) if time is None else (time, user)
-    position, count = _position(user, np.lexsort(keys))
+    position, count = _position(user, np.lexsort((time, user)))
     enough = (count >= 3).astype(np.int64)
     return _tail(position, count, enough, enough)
 
 
-def by_time(time: np.ndarray, ratios: tuple[float, ...]) -> np.ndarray:
+def by_time(time: np.ndarray, ratios: Sequence[float]) -> np.ndarray:
     """Cuts all interactions at two moments, int8 [E]; equal times stay in the earlier part."""
     ordered = np.sort(time)
     part = np.zeros(len(time), np.int8)
     for share in np.cumsum(ratios)[:2]:
         last = int(np.ceil(round(share * len(time), 6))) - 1
-        part += (time > ordered[last]).astype(np.int8) if last >= 0 else np.int8(1)
+        part += time > ordered[last]
     return part
 
 
@@ -112,7 +113,7 @@ def k_core(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
     return kept
 
 
-def _shares(ratios) -> tuple[float, float, float]:
+def _shares(ratios) -> list[float]:
     """The three ratios, scaled to sum to one."""
     values = [float(share) for share in ratios]
     if len(values) != 3 or min(values) < 0 or values[0] <= 0 or not np.isfinite(sum(values)):
@@ -120,10 +121,10 @@ def _shares(ratios) -> tuple[float, float, float]:
             f"config.data.ratios is {tuple(ratios)}; give three shares (train, valid, test) "
             "of which none is negative and the first is positive"
         )
-    return tuple(share / sum(values) for share in values)
+    return [share / sum(values) for share in values]
 
 
-def _resolve(rule: str, time, label, origin: str) -> str:
+def _resolve(rule: str, user, time, label, origin: str) -> str:
     """The rule that is meant, after checking that its column is there."""
     if rule == "auto":
         rule = "label" if label is not None else "ratio" if time is None else "leave_one_out"
@@ -131,16 +132,12 @@ def _resolve(rule: str, time, label, origin: str) -> str:
         near = difflib.get_close_matches(str(rule), RULES, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise UserError(f"config.data.split is '{rule}', not one of {', '.join(RULES)}{hint}")
-    for need, column, have in (("label", "label", label), ("time", "time", time)):
-        if rule == need and have is None:
-            raise UserError(
-                f"{origin}: the split '{rule}' needs a {column} column and there is none; "
-                f"set config.data.columns.{column} or another config.data.split"
-            )
-    if rule == "leave_one_out" and time is None:
+    needs = {"label": ("label", label), "time": ("time", time), "leave_one_out": ("time", time)}
+    column, values = needs.get(rule, ("", user))
+    if values is None:
         raise UserError(
-            f"{origin}: the split 'leave_one_out' needs times and there are none; "
-            "set config.data.columns.time or another config.data.split"
+            f"{origin}: the split '{rule}' needs a {column} column and there is none; "
+            f"set config.data.columns.{column} or another config.data.split"
         )
     return rule
 
@@ -159,7 +156,7 @@ def _by_label(user, label, random, shares) -> tuple[np.ndarray, dict]:
 
 
 def _position(user: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Place of each interaction among its user's, by ``order`` (users ascending), and their count."""
+    """Place of each interaction among its user's in ``order`` (by user), and their count."""
     counts = np.bincount(user)
     position = np.empty(len(user), np.int64)
     position[order] = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)

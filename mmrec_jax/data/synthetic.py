@@ -16,7 +16,7 @@ from mmrec_jax.data.table import Features, Table
 from mmrec_jax.types import UserError
 
 _CANDIDATES = 32  # items that compete for one interaction
-_ROUNDS = 4  # of drawing, after which a user's repeats of an item are dropped
+_ROUNDS = 8  # of drawing, after which a user's repeats of an item are dropped
 _BLOCK = 1 << 16  # interactions drawn at a time, which bounds memory
 _START, _YEAR = 1_500_000_000, 365 * 86_400  # seconds
 
@@ -40,9 +40,10 @@ def make(
     """Draws a data set; the keyword arguments are the keys of ``config.data.knobs``.
 
     Interactions carry labels: of each user's, in the order of time, the last tenth tests and the
-    tenth before validates (at least one each); cold items occur only there. ``image`` shows the
-    first two thirds of an item's factors and ``text`` the last two thirds. Fields are the user's
-    ``user_group`` and the item's ``item_genre``, each its strongest factor, and the ``hour``.
+    tenth before validates (one each at least, unless repeats were dropped); cold items occur only
+    there. ``image`` shows the first two thirds of an item's factors and ``text`` the last two
+    thirds. Fields are the user's ``user_group`` and the item's ``item_genre``, each its strongest
+    factor, and the ``hour``.
 
     Raises:
       UserError: a size that is too small or a share outside 0..1.

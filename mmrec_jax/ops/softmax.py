@@ -40,8 +40,10 @@ def _forward(hidden, table, target, where):
         loss, d_rows, d_table = carry
         part = lambda x: lax.dynamic_slice_in_dim(x, i * size, size)
         nll, d_part, d_items = _chunk(part(rows), table, part(items), part(weights))
-        return loss + nll, lax.dynamic_update_slice_in_dim(d_rows, d_part, i * size, 0), (
-            d_table + d_items
+        return (
+            loss + nll,
+            lax.dynamic_update_slice_in_dim(d_rows, d_part, i * size, 0),
+            (d_table + d_items),
         )
 
     chunks = (jnp.sum(where > 0) + size - 1) // size

@@ -45,7 +45,7 @@ def target_ranks(scores: Array, query: Query) -> Array:
     """
     scores = mask(scores, query)
     items = jnp.arange(scores.shape[1], dtype=jnp.int32)[None]
-    places = jnp.arange(1, query.target.shape[1] + 1, dtype=jnp.int32)
+    places = jnp.arange(1, query.target.shape[1] + 1, dtype=jnp.int32)[None]
     used = jnp.max(jnp.where(query.target >= 0, places, 0), initial=0)
 
     def count(t, ranks):
@@ -144,7 +144,7 @@ def _cosine(operands, rows):
     unit, present = operands
     # Accelerators multiply float32 in fewer bits unless told; the graph must not depend on that.
     product = jnp.matmul(unit[rows], unit.T, precision=lax.Precision.HIGHEST)
-    return jnp.where(present, product, -jnp.inf)
+    return jnp.where(present[None], product, -jnp.inf)
 
 
 def _sortable(scores):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.scipy import linalg
 from scipy import sparse
-from scipy.linalg import lapack
 
 from mmrec_jax.types import Array, Context, Dataset, Query, Recommender, UserError
 
@@ -14,10 +16,12 @@ class EASE(Recommender):
     """Ridge regression of every item on all others, the diagonal held at zero.
 
     Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019,
-    https://arxiv.org/abs/1905.03375. Nothing is trained: the weights are solved for on the host.
+    https://arxiv.org/abs/1905.03375. Nothing is trained: the weights are solved for on the
+    device, once, by Cholesky's factorisation in float32. That differs from float64 in the sixth
+    digit at the usual ``reg`` (measured on Baby and Last.fm-2K).
 
-    The solve needs ``12 I^2`` bytes of host memory at its peak, the weights ``4 I^2`` on the
-    device: 0.6 and 0.2 GB for 7,000 items, 20 and 7 GB for 41,000.
+    The solve needs about ``20 I^2`` bytes at its peak and the weights ``4 I^2``: 1 and 0.2 GB for
+    7,000 items, 34 and 7 GB for 41,000.
 
     Attributes:
       reg: weight of the squared norm (the paper's lambda).
@@ -29,8 +33,13 @@ class EASE(Recommender):
 
     @classmethod
     def context(cls, data: Dataset, **hyper) -> Context:
-        weight = _solve(_gram(data), hyper.get("reg", cls.reg))
-        return Context(tables={"weight": jnp.asarray(weight)})
+        reg = hyper.get("reg", cls.reg)
+        if not reg > 0:
+            raise UserError(f"model.reg is {reg}; EASE needs a positive number")
+        weight = _solve(_gram(data), jnp.float32(reg))
+        if not jnp.isfinite(weight).all():
+            raise UserError(f"model.reg is {reg}: too small for float32; choose a larger one")
+        return Context(tables={"weight": weight})
 
     def represent(self, ctx: Context) -> Array:
         return ctx.tables["weight"]
@@ -38,35 +47,25 @@ class EASE(Recommender):
     def score(self, rep: Array, query: Query) -> Array:
         history = jnp.zeros((query.user.shape[0], rep.shape[0]), rep.dtype)
         history = history.at[query.history_row, query.history_item].set(1, mode="drop")
-        return history @ rep
+        return jnp.matmul(history, rep, precision=lax.Precision.HIGHEST)
 
 
 def _gram(data: Dataset) -> np.ndarray:
-    """How many users have both items, float64 [I, I]."""
+    """How many users have both items, float32 [I, I], exact."""
     train, shape = data.train, (data.spec.num_users, data.spec.num_items)
-    once = sparse.csr_array((np.ones(len(train)), (train.user, train.item)), shape=shape)
+    once = sparse.csr_array((np.ones(len(train), np.float32), (train.user, train.item)), shape)
     once.data[:] = 1  # a repeated interaction counts once, as it does in a query's history
     return (once.T @ once).toarray()
 
 
-def _solve(gram: np.ndarray, reg: float) -> np.ndarray:
-    """Weights float32 [I, I] of the regression; overwrites ``gram``."""
-    if not reg > 0:
-        raise UserError(f"model.reg is {reg}; EASE needs a positive number")
-    diagonal = np.diag_indices_from(gram)
-    gram[diagonal] += reg
-    # Float64 on the host, not float32 on the device: the same weights everywhere, exact also for
-    # a small reg and popular items, and on a CPU the quicker of the two: LAPACK inverts from the
-    # factor with half the work of solving against the identity.
-    factor, failed = lapack.dpotrf(gram.T, lower=True, overwrite_a=True)
-    inverse, _ = lapack.dpotri(factor, lower=True, overwrite_c=True)
-    if failed:
-        raise UserError(f"model.reg is {reg}; EASE's equations are singular: choose a larger one")
-    scale = -1 / np.diag(inverse)
-    lower = np.tril(inverse.astype(np.float32), -1)  # LAPACK leaves the other half unset
-    weight = lower + lower.T
-    weight *= scale.astype(np.float32)
-    return weight
+@jax.jit
+def _solve(gram: Array, reg: Array) -> Array:
+    """Weights [I, I] of the regression; not finite if the equations are singular."""
+    identity = jnp.eye(len(gram), dtype=gram.dtype)
+    with jax.default_matmul_precision("highest"):  # accelerators would use fewer bits
+        factor = linalg.cho_factor(gram + reg * identity, lower=True)
+        inverse = linalg.cho_solve(factor, identity)
+    return jnp.where(identity > 0, 0, -inverse / jnp.diag(inverse)[None])
 
 
 Model = EASE

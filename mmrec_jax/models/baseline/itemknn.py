@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from mmrec_jax.ops import graph, topk
 from mmrec_jax.types import Array, Context, Dataset, Query, Recommender, UserError
@@ -52,7 +53,7 @@ class ItemKNN(Recommender):
     def score(self, rep: graph.Adjacency, query: Query) -> Array:
         history = jnp.zeros((self.spec.num_items, query.user.shape[0]), jnp.float32)
         history = history.at[query.history_item, query.history_row].set(1, mode="drop")  # [I, B]
-        return graph.matmul(rep, history).T
+        return _transposed(graph.matmul(rep, history))
 
 
 def _behaviour(data: Dataset, k: int, shrink: float):
@@ -73,10 +74,10 @@ def _shared_users(operands, rows: Array) -> Array:
     users_of, items_of, degree, shrink = operands
     place = jnp.arange(rows.shape[0])
     chosen = jnp.zeros((degree.shape[0], rows.shape[0]), jnp.float32).at[rows, place].set(1)
-    shared = graph.matmul(items_of, graph.matmul(users_of, chosen)).T  # exact: small integers
-    shared = shared.at[place, rows].set(0)
+    shared = graph.matmul(items_of, graph.matmul(users_of, chosen))  # exact: small integers
+    shared = _transposed(shared).at[place, rows].set(0)
     # One root of the product, not a product of roots: equal similarities stay equal bits.
-    similarity = shared / (jnp.sqrt(degree[rows][:, None] * degree) + shrink)
+    similarity = shared / (jnp.sqrt(degree[rows, None] * degree[None]) + shrink)
     return jnp.where(shared > 0, similarity, -jnp.inf)
 
 
@@ -99,9 +100,16 @@ def _shrunk_cosine(operands, rows: Array) -> Array:
     """Similarity of some items to all by features, [b, I]; -inf where either has none."""
     features, length, present, shrink = operands
     product = jnp.matmul(features[rows], features.T, precision=lax.Precision.HIGHEST)
-    scale = length[rows][:, None] * length + shrink
+    scale = length[rows, None] * length[None] + shrink
     similarity = product / jnp.where(scale > 0, scale, 1)
-    return jnp.where(present[rows][:, None] & present, similarity, -jnp.inf)
+    return jnp.where(present[rows, None] & present[None], similarity, -jnp.inf)
+
+
+def _transposed(product: Array) -> Array:
+    """The transpose of a sparse product [I, B], which itself stays stored row by row."""
+    # XLA:CPU would rather store the product by columns than transpose it, and gather element by
+    # element: 225 ms instead of 8 for 7,050 items and 512 queries.
+    return with_layout_constraint(product, Layout((0, 1))).T
 
 
 _EDGES = {"behaviour": _behaviour, "content": _content}

@@ -66,9 +66,7 @@ class SASRec(Recommender):
     def loss(self, batch: Batch, ctx: Context) -> tuple[Array, dict[str, Array]]:
         size, length = batch.items.shape
         full = lambda model, batch: model._loss(batch, attention.padded(batch.items))
-        short = lambda model, batch: model._loss(
-            batch, attention.packed(batch.items, batch.blocks)
-        )
+        short = lambda model, batch: model._loss(batch, attention.packed(batch.items, batch.blocks))
         if 2 * batch.blocks > size or self.is_initializing():  # packing would save too little
             value = full(self, batch)
         else:
