@@ -37,11 +37,10 @@ def get_config() -> ConfigDict:
     data.columns.label = ""  # 0 train, 1 valid, 2 test
     data.features = ()  # feature files to read; empty: all that lie beside the interactions
     data.item_graphs = ()  # .npz files (row, col, data, shape) of ready-made item graphs
-    # label | ratio | leave_one_out | time | auto (label, else by time, else ratio)
-    # label | ratio (per user) | leave_one_out (by time) | time (of all users together) | auto: label
-    # where there are labels, else leave_one_out where there are times, else ratio
+    # label | ratio (per user) | leave_one_out (by time) | time (one moment for all users) |
+    # auto (label where there are labels, else leave_one_out where there are times, else ratio)
     data.split = "auto"
-    data.ratios = (0.8, 0.1, 0.1)  # train, valid, test of "ratio", "time"; "label" without valid carves it
+    data.ratios = (0.8, 0.1, 0.1)  # train, valid, test; also what "label" carves if none is valid
     data.split_seed = 0  # of the random choices of "ratio" and of that carving
     data.k_core = 0  # drop users and items with fewer interactions, repeatedly; 0 keeps all
     data.max_len = 50  # longest history a sequence method reads

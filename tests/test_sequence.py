@@ -263,7 +263,7 @@ def test_packing_changes_nothing(recorded, params, objective, blocks):
     parts = [recorded[f"padded/{n}"] for n in ("items", "targets", "negatives")]
     padding = [np.full((3, 6), -1, np.int32)] * 3
     parts = [np.concatenate([a, b]) for a, b in zip(parts, padding, strict=True)]
-    model = small(objective=objective)
+    model = small(objective=objective, layers=1)
     plain = loss_and_grads(model, params, batch_of(*parts))
     packed = loss_and_grads(model, params, batch_of(*parts, blocks))
     for got, expected in zip(jax.tree.leaves(packed), jax.tree.leaves(plain), strict=True):
@@ -272,12 +272,12 @@ def test_packing_changes_nothing(recorded, params, objective, blocks):
 
 def test_dropout_is_for_training_only(recorded, params):
     parts = [recorded[f"padded/{n}"] for n in ("items", "targets", "negatives")]
-    model = small(dropout=0.5)
+    model = small(dropout=0.5, layers=1)
     losses = [loss_and_grads(model, params, batch_of(*parts), key)[0] for key in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
     items = parts[0]
     np.testing.assert_array_equal(
-        states_of(model, params, items), states_of(small(), params, items)
+        states_of(model, params, items), states_of(small(layers=1), params, items)
     )
 
 

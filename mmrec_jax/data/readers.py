@@ -133,8 +133,9 @@ def _numbered(table: Table, at) -> Table:
         if ids.dtype.kind in "iu":
             wrong = (ids < 0) | (ids > most)
         else:
-            wrong = ~np.char.isdigit(ids) | (np.char.startswith(ids, "0") & (ids != "0"))
-        if wrong.any() or ids.dtype.kind not in "iu":
+            padded = np.char.startswith(ids, "0") & (ids != "0")
+            wrong = ~np.char.isdecimal(ids) | padded | (np.char.str_len(ids) > 18)
+        if wrong.any():
             row = int(np.argmax(wrong))
             raise UserError(
                 f"{at(row, role)} is '{ids[row]}', but ids of this layout are integers from 0 "
@@ -142,7 +143,10 @@ def _numbered(table: Table, at) -> Table:
                 "the data as a CSV"
             )
     size = lambda ids: np.arange(int(ids.max()) + 1 if len(ids) else 0)
-    return dataclasses.replace(table, user_ids=size(table.user), item_ids=size(table.item))
+    user, item = table.user.astype(np.int64), table.item.astype(np.int64)
+    return dataclasses.replace(
+        table, user=user, item=item, user_ids=size(user), item_ids=size(item)
+    )
 
 
 def _integer_pairs(path: Path) -> tuple[np.ndarray, np.ndarray]:

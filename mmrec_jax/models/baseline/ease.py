@@ -20,8 +20,8 @@ class EASE(Recommender):
     device, once, by Cholesky's factorisation in float32. That differs from float64 in the sixth
     digit at the usual ``reg`` (measured on Baby and Last.fm-2K).
 
-    The solve needs about ``20 I^2`` bytes at its peak and the weights ``4 I^2``: 1 and 0.2 GB for
-    7,000 items, 34 and 7 GB for 41,000.
+    The solve needs about ``12 I^2`` bytes at its peak and the weights ``4 I^2``: 0.6 and 0.2 GB
+    for 7,000 items, 20 and 7 GB for 41,000.
 
     Attributes:
       reg: weight of the squared norm (the paper's lambda).
