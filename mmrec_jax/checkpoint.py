@@ -1,8 +1,9 @@
 """Checkpoints that survive a kill and do not trust what they read.
 
 ``latest/`` holds the newest two states, to go on from; ``best/`` the parameters that validated
-best, to evaluate with. Orbax renames a finished save into place, so an interrupted one is never
-seen, but it restores flipped bytes without complaint: every leaf is checked against its CRC-32.
+best by then, to evaluate with. Orbax renames a finished save into place, so an interrupted one
+is never seen, but it restores flipped bytes without complaint: every leaf is checked against its
+CRC-32.
 """
 
 from __future__ import annotations
@@ -28,32 +29,32 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path):
         root = Path(workdir).resolve() / "checkpoints"
-        self._latest = _manager(root / "latest", keep=2)
-        self._best = _manager(root / "best", keep=1)
+        self._latest, self._best = _manager(root / "latest"), _manager(root / "best")
 
-    def save(self, state: TrainState, progress: dict) -> None:
-        """Saves a state to go on from, in the background, with JSON-able ``progress``."""
+    def save(self, state: TrainState, best: PyTree, progress: dict) -> None:
+        """Saves, in the background, a state to go on from.
+
+        Args:
+          state: of the run.
+          best: linen variables that validated best, of epoch ``progress["best_epoch"]``.
+          progress: JSON-able facts that go with the state.
+        """
+        if progress["best_epoch"] not in self._best.all_steps():
+            _save(self._best, progress["best_epoch"], best, progress)
         self._best.wait_until_finished()  # a state must not outlive the best that it speaks of
         _save(self._latest, int(state.epoch), _portable(state), progress)
 
-    def save_best(self, epoch: int, variables: PyTree, progress: dict) -> None:
-        """Saves the parameters that validate best so far, in the background."""
-        _save(self._best, epoch, variables, progress)
+    def restore(self, like: TrainState) -> tuple[TrainState, PyTree, dict] | None:
+        """The newest sound state, its best variables and its progress; None if there is none.
 
-    def restore(self, like: TrainState) -> tuple[TrainState, dict] | None:
-        """The newest sound state and its progress; None if there is none.
-
-        A state counts as sound if its own leaves and those of the best that it refers to are as
-        they were written. Whatever is newer than what is restored is removed.
+        A state counts as sound if its own leaves and those of its best are as they were written.
+        Whatever is newer than what is restored is removed.
         """
         found = None
         for epoch in sorted(self._latest.all_steps(), reverse=True):
             try:
                 state, progress = _restore(self._latest, epoch, _portable(like))
-                if progress["best_epoch"] is not None:
-                    self.restore_best(
-                        {"params": like.params, **like.collections}, progress["best_epoch"]
-                    )
+                best = self.restore_best(variables_of(like), progress["best_epoch"])
             except Exception as error:  # damage shows as any of a dozen exceptions
                 logging.warning(
                     "the checkpoint of epoch %d cannot be used (%s); trying the one before",
@@ -61,7 +62,7 @@ class Checkpoints:
                     _first_line(error),
                 )
                 continue
-            found = _typed(state), progress
+            found = _typed(state), best, progress
             break
         keep = -1 if found is None else int(found[0].epoch)
         for manager in (self._latest, self._best):
@@ -94,8 +95,13 @@ class Checkpoints:
             manager.close()
 
 
-def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+def variables_of(state: TrainState) -> PyTree:
+    """What linen's ``apply`` takes."""
+    return {"params": state.params, **state.collections}
+
+
+def _manager(directory: Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)  # the newest may be damaged
     return ocp.CheckpointManager(directory, options=options)
 
 

@@ -36,6 +36,12 @@ def batch_norms(rows: tuple[Array, ...], where: Array) -> Array:
     return sum(map(safe_sqrt, squares)) / jnp.maximum(jnp.sum(where), 1.0)
 
 
+def batch_squares(rows: tuple[Array, ...], where: Array) -> Array:
+    """Half the sum of the squares of ``rows`` ([B, D] each), divided by the batch's size."""
+    per_example = sum((jnp.sum(jnp.square(r), axis=-1) for r in rows), jnp.zeros_like(where))
+    return 0.5 * masked_mean(per_example, where)
+
+
 def safe_sqrt(x: Array) -> Array:
     """Square root whose gradient at 0 is 0, not infinite."""
     positive = x > 0

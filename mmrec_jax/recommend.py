@@ -92,7 +92,7 @@ def _frame(data: Dataset, users: np.ndarray, items: np.ndarray, scores: np.ndarr
     )
     if data.titles is not None:
         frame["title"] = data.titles[np.maximum(items, 0)]
-    return frame[items >= 0].reset_index(drop=True)
+    return frame.loc[items >= 0].reset_index(drop=True)
 
 
 def write(frame: pd.DataFrame, path: str | None) -> None:

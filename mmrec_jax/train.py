@@ -6,12 +6,14 @@ newest checkpoint and ends as if it had never stopped.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,14 +21,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax import lax
 from ml_collections import ConfigDict
 
 from mmrec_jax import data as datasets
 from mmrec_jax import evaluate as evaluation
 from mmrec_jax import metrics, optimize, report
-from mmrec_jax.checkpoint import Checkpoints
+from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.ops import sampling
 from mmrec_jax.types import Array, Context, Dataset, PyTree, Recommender, TrainState, UserError
 
@@ -92,9 +93,8 @@ def train_epoch(
     model, optimizer = run.model(hyper), run.optimizer(hyper)
     keys = jax.random.split(jax.random.fold_in(state.key, state.epoch), 3)
     order_key, refresh_key, steps_key = keys
-    variables = {"params": state.params, **state.collections}
-    ctx = model.apply(variables, ctx, method="refresh", rngs={"dropout": refresh_key})
-    ctx = _compute_dtype(ctx, run.config.train.precision)
+    fresh = model.apply(variables_of(state), ctx, method="refresh", rngs={"dropout": refresh_key})
+    ctx = _compute_dtype(fresh, run.config.train.precision)
 
     def step(carry, inputs):
         params, collections, opt_state = carry
@@ -247,86 +247,104 @@ def _flat(tree: dict, prefix: str = "") -> dict[str, str]:
 
 @dataclasses.dataclass
 class Progress:
-    """Early stopping: what is carried from one validation to the next."""
+    """Early stopping: what is carried from one epoch to the next.
+
+    Attributes:
+      best: the best validation value so far; None before the first.
+      best_epoch: where it was reached, or the latest epoch if nothing validates.
+      stale: validations since then.
+    """
 
     best: float | None = None
     best_epoch: int | None = None
     stale: int = 0
 
-    def update(self, value: float, epoch: int) -> bool:
-        """Takes a validation's value; True if it is strictly the best so far."""
+    def update(self, value: float | None, epoch: int, choosing: bool) -> bool:
+        """Takes the validation value of an epoch, if it has one; True if this epoch is the best.
+
+        Without anything to choose by, the latest is.
+        """
+        if not choosing:
+            self.best_epoch = epoch
+            return True
+        if value is None:
+            return False
         if self.best is None or value > self.best:
             self.best, self.best_epoch, self.stale = value, epoch, 0
             return True
         self.stale += 1
         return False
 
+    def stopped(self, config: ConfigDict) -> bool:
+        """Whether patience has run out."""
+        return bool(config.eval.patience) and self.stale >= config.eval.patience
+
+    def patience_left(self, config: ConfigDict) -> int:
+        """Epochs until the run stops if the metric does not improve any more."""
+        if self.best is None or not config.eval.patience:
+            return config.train.epochs
+        return (config.eval.patience - self.stale) * config.eval.every
+
 
 def _fit(run, ctx, arrays, validate, checkpoints, workdir) -> tuple[PyTree, dict[str, Any]]:
     """Trains to the end; returns the best variables and facts for the summary."""
-    config = run.config
+    config, epochs = run.config, run.config.train.epochs
     hyper = {"optim.lr": jnp.float32(config.optim.lr)}
-    key = jax.random.key(config.seed)
-    state = jax.jit(functools.partial(init_state, run))(key, hyper, ctx, arrays)
-    progress = Progress()
-    found = checkpoints.restore(state)
-    if found is not None:
-        state, saved = found
-        progress = Progress(**saved)
-        logging.info("going on from epoch %d", int(state.epoch))
-    epoch_program, compile_seconds = _compile(run, state, hyper, ctx, arrays)
+    state, best, progress = _start(run, hyper, ctx, arrays, checkpoints)
+    program, compile_seconds = _compile(run, state, hyper, ctx, arrays)
     done = int(state.epoch)
-    log = report.Log(workdir)
-    log.rewind(done)
-    bar = report.Progress(config.train.epochs, done)
-    last_stop = config.train.epochs
-    times: dict[str, list[float]] = {"epoch": [], "evaluation": []}
-    try:
-        while done < last_stop and not _stopped(config, progress):
-            began = time.perf_counter()
-            state, logs = epoch_program(state, hyper, ctx, arrays)
-            logs = {name: float(value) for name, value in logs.items()}
+    seconds: dict[str, list[float]] = {"epoch": [], "evaluation": []}
+    closing = contextlib.closing
+    with closing(report.Log(workdir)) as log, closing(report.Progress(epochs, done)) as bar:
+        log.rewind(done)
+        while done < epochs and not progress.stopped(config):
             done += 1
-            times["epoch"].append(time.perf_counter() - began)
+            with _clock(seconds["epoch"]):
+                state, logs = program(state, hyper, ctx, arrays)
+                logs = {name: float(value) for name, value in logs.items()}
             _check_finite(logs.pop("bad_step"), run.steps, done, workdir)
-            record = {"epoch": done, **logs, "seconds": times["epoch"][-1]}
-            variables = {"params": state.params, **state.collections}
-            if validate and (done % config.eval.every == 0 or done == last_stop):
-                began = time.perf_counter()
-                means = evaluation.mean(validate(variables, {}, ctx))
-                times["evaluation"].append(time.perf_counter() - began)
-                record |= {f"valid/{name}": value for name, value in means.items()}
-                if progress.update(means[config.eval.metric], done):
-                    checkpoints.save_best(done, variables, dataclasses.asdict(progress))
-            ends = done == last_stop or _stopped(config, progress)
-            if ends and validate is None:
-                progress.best_epoch = done
-                checkpoints.save_best(done, variables, dataclasses.asdict(progress))
-            log.write(record)
-            if ends or done % config.checkpoint.every == 0:
-                checkpoints.save(state, dataclasses.asdict(progress))
-            wait = (config.eval.patience - progress.stale) * config.eval.every
-            stop = done + wait if validate and config.eval.patience else last_stop
-            metric = record.get(f"valid/{config.eval.metric}")
-            bar.update(done, logs["loss"], config.eval.metric, metric, stop)
-    finally:
-        bar.close()
-        log.close()
-    best = checkpoints.restore_best(
-        {"params": state.params, **state.collections}, progress.best_epoch
-    )
-    median = lambda values: float(np.median(values)) if values else None
+            means = {}
+            if validate and (done % config.eval.every == 0 or done == epochs):
+                with _clock(seconds["evaluation"]):
+                    means = evaluation.mean(validate(variables_of(state), {}, ctx))
+            if progress.update(means.get(config.eval.metric), done, choosing=validate is not None):
+                # The next epoch reuses the memory of the state.
+                best = jax.tree.map(jnp.copy, variables_of(state))
+            validated = {f"valid/{name}": value for name, value in means.items()}
+            log.write({"epoch": done, **logs, **validated, "seconds": seconds["epoch"][-1]})
+            if done == epochs or progress.stopped(config) or done % config.checkpoint.every == 0:
+                checkpoints.save(state, best, dataclasses.asdict(progress))
+            metric = config.eval.metric
+            end = done + progress.patience_left(config)
+            bar.update(done, logs["loss"], metric, means.get(metric), end)
+    median = lambda values: float(np.median(values[1:] or values)) if values else None
     return best, {
         "epochs": done,
         "best_epoch": progress.best_epoch,
-        "seconds_per_epoch": median(times["epoch"][1:] or times["epoch"]),
-        "seconds_per_evaluation": median(times["evaluation"][1:] or times["evaluation"]),
+        "seconds_per_epoch": median(seconds["epoch"]),
+        "seconds_per_evaluation": median(seconds["evaluation"]),
         "compile_seconds": compile_seconds,
     }
 
 
-def _stopped(config: ConfigDict, progress: Progress) -> bool:
-    return bool(config.eval.patience) and progress.stale >= config.eval.patience
+def _start(run, hyper, ctx, arrays, checkpoints) -> tuple[TrainState, PyTree, Progress]:
+    """The newest checkpoint of the run, or else a fresh state."""
+    init = jax.jit(functools.partial(init_state, run))
+    state = init(jax.random.key(run.config.seed), hyper, ctx, arrays)
+    found = checkpoints.restore(state)
+    if found is None:
+        return state, None, Progress()
+    state, best, progress = found
+    print(f"going on from epoch {int(state.epoch)}", file=sys.stderr)
+    return state, best, Progress(**progress)
+
+
+@contextlib.contextmanager
+def _clock(seconds: list[float]) -> Iterator[None]:
+    """Appends what its body takes; the body must wait for the device."""
+    began = time.perf_counter()
+    yield
+    seconds.append(time.perf_counter() - began)
 
 
 def _compile(run, state, hyper, ctx, arrays) -> tuple[Callable, float]:
@@ -369,8 +387,7 @@ def _summarise(run, data, ctx, variables, facts, evaluators, workdir) -> dict[st
         "config": json.loads(config.to_json()),
     }
     report.write_json(workdir / "summary.json", summary)
-    if facts["epochs"]:
-        report.curves(workdir, config.eval.metric)
+    report.curves(workdir, config.eval.metric)
     return summary
 
 
@@ -391,7 +408,7 @@ def load_run(workdir: str | Path) -> tuple[Run, Dataset, Context, PyTree]:
     make = functools.partial(init_state, run)
     like = jax.eval_shape(make, jax.random.key(0), {}, ctx, arrays)
     checkpoints = Checkpoints(workdir)
-    best = checkpoints.restore_best({"params": like.params, **like.collections})
+    best = checkpoints.restore_best(variables_of(like))
     checkpoints.close()
     return run, data, ctx, best
 

@@ -146,6 +146,8 @@ def test_sequences_of_strings(tmp_path):
     loaded = data.load(str(tmp_path))
     assert loaded.item_ids.tolist() == ["01", "x", "y"]
     assert pairs(loaded.test) == [(0, 2)]
+    (tmp_path / "s.txt").write_text("1 7 07 8\n")
+    assert data.load(str(tmp_path)).item_ids.tolist() == ["07", "7", "8"]
 
 
 @pytest.mark.parametrize("kind", ["txt", "npz"])

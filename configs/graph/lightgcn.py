@@ -22,12 +22,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.dim = 64
     config.model.layers = 2
     config.model.reg_weight = 1e-3
+    config.model.squared_norms = False
     return base.parse(
         config,
         arg,
         baby={"model.layers": 3, "model.reg_weight": 1e-4},
         lastfm2k={"model.layers": 2, "model.reg_weight": 1e-3},
-        gowalla={"model.layers": 3, "model.reg_weight": 1e-4},
+        gowalla={
+            "data.ratios": (1.0, 0.0, 0.0),  # the published split has no validation part
+            "model.layers": 3,
+            "model.reg_weight": 1e-4,
+            "model.squared_norms": True,
+        },
     )
 
 

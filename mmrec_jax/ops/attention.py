@@ -52,12 +52,14 @@ class Layout:
     def visible(self) -> Array:
         """Which key each position may attend to: its own sequence up to itself.
 
+        Empty positions see each other and are seen by no other.
+
         Returns:
-          bool [N, L, L or 2L]; all False in the rows of empty positions.
+          bool [N, L, L or 2L].
         """
         length = self.slot.shape[1]
         query, key = self.slot[:, :, None], self.reach(self.slot, -1)[:, None, :]
-        return (query // length == key // length) & (key <= query) & (key >= 0)
+        return (query // length == key // length) & (key <= query)
 
 
 def padded(items: Array) -> Layout:
@@ -84,7 +86,6 @@ def attend(
     key, value = layout.reach(key), layout.reach(value)
     logits = jnp.einsum("nqhd,nkhd->nhqk", split(query), split(key))
     logits = logits.astype(jnp.float32) * (query.shape[-1] // heads) ** -0.5
-    # A finite bias: a row without any visible key must not become NaN.
-    logits = jnp.where(layout.visible()[:, None], logits, jnp.finfo(jnp.float32).min)
+    logits = jnp.where(layout.visible()[:, None], logits, -jnp.inf)  # itself is always visible
     weight = drop(jax.nn.softmax(logits).astype(value.dtype))
     return jnp.einsum("nhqk,nkhd->nqhd", weight, split(value)).reshape(query.shape)

@@ -17,17 +17,19 @@ class LightGCN(Recommender):
     Recommendation", SIGIR 2020, https://arxiv.org/abs/2002.02126.
 
     The regulariser is MMRec's (norms of the batch's rows over the batch size), on which the
-    field's multimodal tables rest; the authors' own code takes half the squared norms.
+    field's multimodal tables rest, or the authors' own (half their squared norms).
 
     Attributes:
       dim: D.
       layers: propagation steps.
       reg_weight: weight of the regulariser.
+      squared_norms: take the authors' regulariser instead of MMRec's.
     """
 
     dim: int = 64
     layers: int = 2
     reg_weight: float = 1e-4
+    squared_norms: bool = False
 
     task = "pairwise"
 
@@ -51,7 +53,8 @@ class LightGCN(Recommender):
         propagated = graph.mean_propagate(ctx.graphs["train"], nodes, self.layers)
         user, item, negative = batch.split(graph.take_rows(propagated, rows))
         ranking = losses.bpr((user * item).sum(-1), (user * negative).sum(-1), batch.weight)
-        reg = losses.batch_norms(batch.split(graph.take_rows(nodes, rows)), batch.weight)
+        regulariser = losses.batch_squares if self.squared_norms else losses.batch_norms
+        reg = regulariser(batch.split(graph.take_rows(nodes, rows)), batch.weight)
         return ranking + self.reg_weight * reg, {"bpr": ranking, "reg": reg}
 
     def score(self, rep: dict[str, Array], query: Query) -> Array:

@@ -84,10 +84,7 @@ class BM3(Recommender):
             target, predicted = self._target(online), self.predictor(online)
             content[f"{name}_item"] = _distance(predicted, item_target, where)
             content[f"{name}_{name}"] = _distance(predicted, target, where)
-        norms = (
-            losses.safe_sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)))) for x in (users, items)
-        )
-        reg = sum(norms) / self.spec.num_items
+        reg = (_norm(users) + _norm(items)) / self.spec.num_items
         total = sum(parts.values()) + self.content_weight * sum(content.values())
         return total + self.reg_weight * reg, {**parts, **content, "reg": reg}
 

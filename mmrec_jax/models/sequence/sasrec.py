@@ -81,13 +81,13 @@ class SASRec(Recommender):
 
     def encode(self, items: Array, layout: attention.Layout, deterministic: bool) -> Array:
         """States [N, L, D] of the positions of ``items`` [B, L], where ``layout`` puts them."""
-        item = jnp.maximum(layout.take(items, 0), 0)
-        x = jnp.take(self.item, item, axis=0) * self.dim**0.5 + self.position[layout.column]
-        keep = lambda x: jnp.where(layout.known[..., None], x, 0)
-        x = keep(self.drop(x, deterministic))
+        x = jnp.take(self.item, layout.take(items, 0), axis=0) * self.dim**0.5
+        x += self.position[layout.column]
+        x = self.drop(x, deterministic)
         for block in self.blocks:
-            x = keep(block(x, layout, deterministic))
-        return self.last_norm(x)
+            x = block(x, layout, deterministic)
+        # Nothing attends to empty positions; zeroed, they serve users without any history.
+        return self.last_norm(jnp.where(layout.known[..., None], x, 0))
 
     def _loss(self, batch: Batch, layout: attention.Layout) -> Array:
         states = self.encode(batch.items, layout, deterministic=False)
