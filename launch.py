@@ -31,7 +31,7 @@ def main(argv):
 
 
 def _run(mode):
-    from mmrec_jax import report, train
+    from mmrec_jax import evaluate, report, train
     from mmrec_jax.types import UserError
 
     config, workdir = _CONFIG.value, _WORKDIR.value
@@ -42,7 +42,7 @@ def _run(mode):
         summary = train.train(config, workdir)
         print(f"{report.table(summary)}\n\nresults in {workdir}")
     elif mode == "eval":
-        print(report.table({_SPLIT.value: train.evaluate(workdir, _SPLIT.value)}))
+        print(report.table({_SPLIT.value: evaluate.evaluate(workdir, _SPLIT.value)}))
     elif mode == "recommend":
         from mmrec_jax import recommend
 

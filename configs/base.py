@@ -80,7 +80,8 @@ def get_config() -> ConfigDict:
 
     evals = config.eval = ConfigDict()
     evals.every = 1  # epochs between validations
-    evals.patience = 20  # validations without improvement before the run stops; 0 never stops
+    # the run bears so many validations without improvement, as MMRec does; 0 never stops
+    evals.patience = 20
     evals.metric = "recall@20"  # what is improved, on validation
     evals.metrics = ("recall", "ndcg", "precision", "map", "mrr", "hit")
     evals.ks = (5, 10, 20, 50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mmrec_jax.types import Array, Context, PyTree
+from mmrec_jax import run as runs
+from mmrec_jax.types import Array, Context, PyTree, UserError
 
 
 def per_query(
@@ -18,7 +20,7 @@ def per_query(
     """Metrics of every query, float32 [Q] by name; pure, to be compiled once.
 
     Args:
-      run: the fixed part of the run (``train.Run``).
+      run: the fixed part of the run (``run.Run``).
       variables: linen variables.
       hyper: hyper-parameters that may be traced.
       ctx: the method's context.
@@ -66,3 +68,11 @@ class Evaluator:
 def mean(measured: dict[str, np.ndarray]) -> dict[str, float]:
     """Mean of each metric over the users that have targets."""
     return {name: float(value.mean(dtype=np.float64)) for name, value in measured.items()}
+
+
+def evaluate(workdir: str | Path, split: str = "test") -> dict[str, float]:
+    """Metrics of the best parameters of ``workdir`` on ``split``, as the run itself measured."""
+    run, data, ctx, variables = runs.load(workdir)
+    if not len(getattr(data, split)):
+        raise UserError(f"{data.name} has no interactions in its {split} split")
+    return mean(Evaluator(run, data, split, run.config)(variables, {}, ctx))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mmrec_jax import queries, report
-from mmrec_jax.train import load_run
+from mmrec_jax import run as runs
 from mmrec_jax.types import Dataset, UserError
 
 
@@ -35,7 +35,7 @@ def recommend(
     """
     if k < 1:
         raise UserError(f"k is {k}; it must be at least 1")
-    run, data, ctx, variables = load_run(workdir)
+    run, data, ctx, variables = runs.load(workdir)
     numbers = np.arange(data.spec.num_users) if users is None else _numbers(data, users)
     known = queries.join(queries.join(data.train, data.valid), data.test)
     blocks = queries.blocks(

@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import importlib
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -24,61 +22,17 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
-from mmrec_jax import data as datasets
 from mmrec_jax import evaluate as evaluation
 from mmrec_jax import metrics, optimize, report
+from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.ops import sampling
-from mmrec_jax.types import Array, Context, Dataset, PyTree, Recommender, TrainState, UserError
+from mmrec_jax.run import Run
+from mmrec_jax.types import Array, Context, PyTree, TrainState, UserError
 
 
 class Diverged(UserError):
     """The loss stopped being a number."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What stays fixed while the programs of a run are compiled.
-
-    Attributes:
-      method: class of the method.
-      fields: its hyper-parameters, ``spec`` among them.
-      task: module of its task.
-      config: the whole configuration.
-      steps: optimiser steps in an epoch.
-    """
-
-    method: type[Recommender]
-    fields: dict[str, Any]
-    task: ModuleType
-    config: ConfigDict
-    steps: int = 0
-
-    def model(self, hyper: dict[str, Any]) -> Recommender:
-        """The method with the fields ``model.*`` of ``hyper``, which may be traced, in place."""
-        varied = {k.removeprefix("model."): v for k, v in hyper.items() if k.startswith("model.")}
-        return self.method(**{**self.fields, **varied})
-
-    def optimizer(self, hyper: dict[str, Any]):
-        """The optax transformation, its numbers taken from ``hyper`` where that has them."""
-        optim = self.config.optim
-        lr = hyper.get("optim.lr", optim.lr)
-        decay = hyper.get("optim.weight_decay", optim.weight_decay)
-        return optimize.build(optim, lr, decay, self.steps, self.config.train.epochs)
-
-
-def init_state(run: Run, key: Array, hyper: dict, ctx: Context, arrays: PyTree) -> TrainState:
-    """Fresh parameters and optimiser state; pure."""
-    init_key, run_key = jax.random.split(key)
-    keys = dict(zip(("params", "dropout", "batch"), jax.random.split(init_key, 3), strict=True))
-    size = run.config.train.batch_size
-    index, weight = jnp.zeros(size, jnp.int32), jnp.ones(size, jnp.float32)
-    batch = run.task.batch(keys.pop("batch"), arrays, index, weight)
-    model = run.model(hyper)
-    collections = dict(model.init(keys, batch, ctx, method="loss"))
-    params = collections.pop("params", {})
-    opt_state = run.optimizer(hyper).init(params)
-    return TrainState(params, collections, opt_state, run_key, jnp.zeros((), jnp.int32))
 
 
 def train_epoch(
@@ -148,39 +102,6 @@ def _compute_dtype(tree: PyTree, precision: str) -> PyTree:
     return tree if dtype == jnp.float32 else jax.tree.map(cast, tree)
 
 
-def setup(config: ConfigDict) -> tuple[Run, Dataset, Context]:
-    """Loads the data, finds the method by its name, and builds what it reads."""
-    data = datasets.load(**config.data)
-    fields = dict(config.model)
-    method = _method(fields.pop("name"))
-    known = {f.name for f in dataclasses.fields(method)} - {"parent", "name", "spec"}
-    for key in fields:
-        if key not in known:
-            raise UserError(f"config.model.{key}: {method.__name__} reads only {sorted(known)}")
-    ctx = method.context(data, **_defaults(method, known) | fields)
-    task = importlib.import_module(f"mmrec_jax.tasks.{method.task}")
-    return Run(method, {"spec": data.spec, **fields}, task, config), data, ctx
-
-
-def _defaults(method: type[Recommender], names: set[str]) -> dict[str, Any]:
-    return {f.name: f.default for f in dataclasses.fields(method) if f.name in names}
-
-
-def _method(name: str) -> type[Recommender]:
-    try:
-        return importlib.import_module(f"mmrec_jax.models.{name}").Model
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("mmrec_jax.models"):
-            raise
-        models = Path(__file__).parent / "models"
-        known = sorted(
-            ".".join(path.relative_to(models).with_suffix("").parts)
-            for path in models.rglob("*.py")
-            if path.stem != "__init__"
-        )
-        raise UserError(f"config.model.name {name!r} is none of {', '.join(known)}") from error
-
-
 def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Trains, keeps the best by validation, tests it once, and writes the results to ``workdir``.
 
@@ -195,7 +116,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """
     workdir = Path(workdir)
     _check_free(workdir, config)
-    run, data, ctx = setup(config)
+    run, data, ctx = runs.setup(config)
     optimize.build(config.optim, 0.0, 0.0, 1, 1)  # a mistyped name fails before anything is written
     metrics.check(config.eval.metrics, config.eval.ks)
     if config.eval.metric not in (known := metrics.labels(config.eval.metrics, config.eval.ks)):
@@ -277,13 +198,13 @@ class Progress:
 
     def stopped(self, config: ConfigDict) -> bool:
         """Whether patience has run out."""
-        return bool(config.eval.patience) and self.stale >= config.eval.patience
+        return bool(config.eval.patience) and self.stale > config.eval.patience
 
     def patience_left(self, config: ConfigDict) -> int:
         """Epochs until the run stops if the metric does not improve any more."""
         if self.best is None or not config.eval.patience:
             return config.train.epochs
-        return (config.eval.patience - self.stale) * config.eval.every
+        return (config.eval.patience + 1 - self.stale) * config.eval.every
 
 
 def _fit(run, ctx, arrays, validate, checkpoints, workdir) -> tuple[PyTree, dict[str, Any]]:
@@ -329,7 +250,7 @@ def _fit(run, ctx, arrays, validate, checkpoints, workdir) -> tuple[PyTree, dict
 
 def _start(run, hyper, ctx, arrays, checkpoints) -> tuple[TrainState, PyTree, Progress]:
     """The newest checkpoint of the run, or else a fresh state."""
-    init = jax.jit(functools.partial(init_state, run))
+    init = jax.jit(functools.partial(runs.init_state, run))
     state = init(jax.random.key(run.config.seed), hyper, ctx, arrays)
     found = checkpoints.restore(state)
     if found is None:
@@ -389,40 +310,3 @@ def _summarise(run, data, ctx, variables, facts, evaluators, workdir) -> dict[st
     report.write_json(workdir / "summary.json", summary)
     report.curves(workdir, config.eval.metric)
     return summary
-
-
-def load_run(workdir: str | Path) -> tuple[Run, Dataset, Context, PyTree]:
-    """The configuration, data and best parameters of a finished or running ``workdir``.
-
-    Raises:
-      UserError: if no run is there.
-    """
-    path = Path(workdir) / "config.json"
-    if not path.exists():
-        raise UserError(f"{path} does not exist; train with --mode=train --workdir={workdir} first")
-    config = ConfigDict(_tuples(json.loads(path.read_text())))
-    run, data, ctx = setup(config)
-    if not config.train.epochs:
-        return run, data, ctx, {}
-    arrays = run.task.prepare(data, config)
-    make = functools.partial(init_state, run)
-    like = jax.eval_shape(make, jax.random.key(0), {}, ctx, arrays)
-    checkpoints = Checkpoints(workdir)
-    best = checkpoints.restore_best(variables_of(like))
-    checkpoints.close()
-    return run, data, ctx, best
-
-
-def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples that the configuration had."""
-    if isinstance(value, dict):
-        return {key: _tuples(entry) for key, entry in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def evaluate(workdir: str | Path, split: str = "test") -> dict[str, float]:
-    """Metrics of the best parameters of ``workdir`` on ``split``, as the run itself measured."""
-    run, data, ctx, variables = load_run(workdir)
-    if not len(getattr(data, split)):
-        raise UserError(f"{data.name} has no interactions in its {split} split")
-    return evaluation.mean(evaluation.Evaluator(run, data, split, run.config)(variables, {}, ctx))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from configs.graph import lightgcn
-from mmrec_jax import checkpoint, report, train
+from mmrec_jax import checkpoint, evaluate, report, train
+from mmrec_jax import run as runs
 from mmrec_jax.types import UserError
 
 EPOCHS = 6
@@ -45,7 +46,7 @@ def stop_after(monkeypatch, epoch):
 
 
 def leaves(workdir):
-    return jax.tree.leaves(train.load_run(workdir)[3])
+    return jax.tree.leaves(runs.load(workdir)[3])
 
 
 def assert_same_run(workdir, summary, undisturbed):
@@ -107,7 +108,7 @@ def test_a_damaged_best_is_made_again(tmp_path, undisturbed, caplog):
     shutil.copytree(undisturbed[0], tmp_path / "run")
     damage(newest(tmp_path / "run", "best"), "flipped")
     with pytest.raises(UserError, match="is damaged.*--mode=train"):
-        train.evaluate(tmp_path / "run")
+        evaluate.evaluate(tmp_path / "run")
     summary = train.train(tiny(), tmp_path / "run")
     assert_same_run(tmp_path / "run", summary, undisturbed)
 

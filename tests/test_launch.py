@@ -56,10 +56,10 @@ def test_eval_needs_nothing_but_the_workdir(run):
 
 
 def test_recommend_speaks_the_users_ids_and_leaves_out_what_they_have(run, tmp_path):
-    from mmrec_jax import train
+    from mmrec_jax import run as runs
 
     workdir, _ = run
-    _, data, _, _ = train.load_run(workdir)
+    _, data, _, _ = runs.load(workdir)
     users = [str(data.user_ids[3]), str(data.user_ids[0])]
     output = tmp_path / "list.csv"
     flags = ["--mode=recommend", f"--workdir={workdir}", f"--users={','.join(users)}", "--k=5"]
@@ -137,10 +137,8 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
         assert summaries[0][part] == summaries[1][part]
     import jax
 
-    from mmrec_jax import train
+    from mmrec_jax import run as runs
 
-    mine, theirs = (
-        jax.tree.leaves(train.load_run(path)[3]) for path in (workdir, tmp_path / "whole")
-    )
+    mine, theirs = (jax.tree.leaves(runs.load(path)[3]) for path in (workdir, tmp_path / "whole"))
     for a, b in zip(mine, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
