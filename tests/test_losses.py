@@ -1,0 +1,47 @@
+"""Losses against values worked out by hand, at their edges, and under masks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrec_jax import losses
+
+
+def test_bpr_by_hand_and_padding_does_not_count():
+    positive, negative = jnp.array([2.0, 0.0, 9.0]), jnp.array([1.0, 0.0, -9.0])
+    # -log sigmoid(1) = log(1 + e^-1) = 0.3132617, -log sigmoid(0) = log 2 = 0.6931472
+    value = losses.bpr(positive, negative, jnp.array([1.0, 1.0, 0.0]))
+    np.testing.assert_allclose(value, (0.3132617 + 0.6931472) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("margin", [-1e4, 1e4])
+def test_bpr_has_finite_gradients_at_extreme_margins(margin):
+    ones = jnp.ones(1)
+    grad = jax.grad(lambda x: losses.bpr(x, jnp.zeros(1), ones))(jnp.array([margin]))
+    np.testing.assert_allclose(grad, [-1.0 if margin < 0 else 0.0], atol=1e-6)
+
+
+def test_an_all_masked_batch_is_zero_and_a_nan_surfaces():
+    nothing = jnp.zeros(2)
+    assert losses.bpr(jnp.ones(2), jnp.ones(2), nothing) == 0
+    assert losses.batch_norms((jnp.ones((2, 3)),), nothing) == 0
+    assert losses.batch_squares((jnp.ones((2, 3)),), nothing) == 0
+    assert np.isnan(losses.bpr(jnp.array([jnp.nan, 1.0]), jnp.ones(2), jnp.ones(2)))
+
+
+def test_regularisers_by_hand():
+    rows = (jnp.array([[3.0, 4.0], [0.0, 0.0]]), jnp.array([[1.0, 0.0], [5.0, 5.0]]))
+    # norms 5 and 1 over a batch of 1, as the second row is padding
+    where = jnp.array([1.0, 0.0])
+    np.testing.assert_allclose(losses.batch_norms(rows, where), 6.0)
+    np.testing.assert_allclose(losses.batch_squares(rows, where), (25 + 1) / 2)
+    # both rows: sqrt(25 + 0) + sqrt(1 + 50), over 2; half of 25 + 51, over 2
+    both = jnp.ones(2)
+    np.testing.assert_allclose(losses.batch_norms(rows, both), (5 + np.sqrt(51)) / 2, rtol=1e-6)
+    np.testing.assert_allclose(losses.batch_squares(rows, both), (25 + 51) / 4)
+
+
+def test_the_norm_of_nothing_has_a_gradient():
+    grad = jax.grad(lambda x: losses.batch_norms((x,), jnp.ones(1)))(jnp.zeros((1, 2)))
+    np.testing.assert_array_equal(grad, np.zeros((1, 2)))
