@@ -360,13 +360,13 @@ def spread(values: Sequence[float | None], places: int) -> str:
     return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{places}f}"
 
 
-def insert(path: str | os.PathLike, text: str) -> None:
-    """Puts ``text`` between the results marks of a Markdown file, in place of what is there.
+def insert(path: str | os.PathLike, text: str, region: str = "results") -> None:
+    """Puts ``text`` between the marks of a region of a Markdown file, in place of what is there.
 
     Raises:
       UserError: the marks are missing.
     """
-    start, end = "<!-- results:start -->", "<!-- results:end -->"
+    start, end = f"<!-- {region}:start -->", f"<!-- {region}:end -->"
     old = Path(path).read_text(encoding="utf-8")
     head, found, rest = old.partition(start)
     _, closed, tail = rest.partition(end)
