@@ -1,6 +1,6 @@
-"""Repeats the README's results on real data: tunes on validation, runs three seeds, makes the table.
+"""Repeats the README's results on real data: tunes on validation, three seeds, one table.
 
-    python benchmarks/reproduce.py baby --data=DIR --into=README.md
+    python -m benchmarks.reproduce baby --data=DIR --into=README.md
 
 ``--data`` is the folder that holds ``baby/``, ``lastfm2k/`` and so on. Each method tries every
 setting of its grid, or at most ``TRIALS`` drawn from it, with seed 0; the setting that validates
