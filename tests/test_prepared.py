@@ -41,7 +41,7 @@ def tiny(**changes) -> Dataset:
             "image/raw": np.arange(9, dtype=np.float32).reshape(3, 3),
         },
         present={"text": np.array([True, False, True]), "image/raw": np.ones(3, bool)},
-        titles=np.array(TITLES),
+        titles=np.array(TITLES, object),
         item_graphs={
             "knn": (np.array([0, 2], np.int32), np.array([1, 0], np.int32), np.float32([0.5, 2])),
             "a/b": (np.array([1]), np.array([2]), np.array([0.1])),
@@ -285,7 +285,8 @@ def test_a_million_interactions_in_seconds(tmp_path):
 
     start = time.perf_counter()
     got = prepared.read(prepared.write(data, tmp_path, "many"))
-    assert time.perf_counter() - start < 8  # some 0.5 s on a free machine
+    # Some 0.5 s on a free machine; a record per row would take minutes.
+    assert time.perf_counter() - start < 60
     assert_same(got.train, many)
     assert_same(got.user_ids, users)
 

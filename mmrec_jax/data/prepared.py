@@ -47,8 +47,7 @@ def write(
 ) -> pathlib.Path:
     """Stores ``data`` whole as ``directory/name/version`` and returns that folder.
 
-    The folder appears in one step when everything is in it. Strings come back as fixed-width
-    numpy strings, whatever held them before.
+    The folder appears in one step when everything is in it.
 
     Args:
       data: what to store; its notes must be JSON-able.
@@ -217,8 +216,8 @@ def _dataset(
         name=facts["dataset"],
         spec=Spec(**{key: _tuples(value) for key, value in facts["spec"].items()}),
         **{split: Interactions(**columns) for split, columns in splits.items()},
-        user_ids=tables["users"]["id"],
-        item_ids=items["id"],
+        user_ids=_ids(tables["users"]["id"]),
+        item_ids=_ids(items["id"]),
         features=named("feature", items),
         present=named("present", items),
         titles=items.get("title"),
@@ -226,6 +225,11 @@ def _dataset(
         fields=named("field", tables.get("fields", {})),
         notes={**facts["notes"], "prepared": about},
     )
+
+
+def _ids(values: np.ndarray) -> np.ndarray:
+    """Integers as they are, strings at the width of the longest."""
+    return values.astype(str) if values.dtype == object else values
 
 
 def _tuples(value):
@@ -319,9 +323,8 @@ def _load(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
 
 
 def _text(values: np.ndarray) -> np.ndarray:
-    """Strings from UTF-8."""
-    text = pa.array(values, pa.binary()).cast(pa.string())
-    return text.to_numpy(zero_copy_only=False).astype(str)
+    """Strings from UTF-8, an object array: at a fixed width one long title would widen them all."""
+    return pa.array(values, pa.binary()).cast(pa.string()).to_numpy(zero_copy_only=False)
 
 
 # --- checksums ------------------------------------------------------------------------------------
