@@ -57,6 +57,11 @@ SECTIONS = {
                 ("multimodal", "bm3"),
                 ("multimodal", "freedom"),
             )
+        ]
+        # where the validation curve is noisy, patience decides: the same runs, stopped later
+        + [
+            (f"{name}-patient", f"multimodal.{name}:lastfm2k", {"eval.patience": (50,)})
+            for name in ("vbpr", "freedom")
         ],
     ),
     "lastfm2k-tuned": (

@@ -12,7 +12,6 @@ import zlib
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -106,7 +105,7 @@ def _manager(directory: Path) -> ocp.CheckpointManager:
 
 
 def _save(manager: ocp.CheckpointManager, epoch: int, tree: PyTree, progress: dict) -> None:
-    tree = jax.tree.map(jnp.copy, tree)  # the epoch reuses the state's memory while this is written
+
     meta = {"progress": progress, "crc32": _checksums(tree)}
     saved = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
     manager.save(epoch, args=saved, force=True)
