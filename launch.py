@@ -1,6 +1,7 @@
 """Trains, evaluates and recommends: ``python launch.py --config=configs/... --workdir=...``."""
 
 import os
+import re
 import sys
 
 from absl import app, flags, logging
@@ -53,7 +54,8 @@ def _run(mode):
         from mmrec_jax.data import prepared
 
         loaded = data.load(**config.data)
-        print(prepared.write(loaded, workdir or "prepared", loaded.name))
+        name = re.sub(r"[^a-z0-9_]+", "_", loaded.name.lower())  # what TFDS takes for a name
+        print(prepared.write(loaded, workdir or "prepared", name))
 
 
 def default_workdir(config):

@@ -28,7 +28,7 @@ from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.ops import sampling
 from mmrec_jax.run import Run
-from mmrec_jax.types import Array, Context, PyTree, TrainState, UserError
+from mmrec_jax.types import Array, Context, PyTree, Recommender, TrainState, UserError
 
 
 class Diverged(UserError):
@@ -117,6 +117,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     workdir = Path(workdir)
     _check_free(workdir, config)
     run, data, ctx = runs.setup(config)
+    if config.train.epochs and run.method.loss is Recommender.loss:
+        raise UserError(f"{run.method.__name__} learns nothing by steps; set train.epochs to 0")
     optimize.build(config.optim, 0.0, 0.0, 1, 1)  # a mistyped name fails before anything is written
     metrics.check(config.eval.metrics, config.eval.ks)
     if config.eval.metric not in (known := metrics.labels(config.eval.metrics, config.eval.ks)):

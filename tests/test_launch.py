@@ -87,6 +87,7 @@ def test_recommend_speaks_the_users_ids_and_leaves_out_what_they_have(run, tmp_p
         (["--mode=eval", "--workdir=nowhere"], ["nowhere", "--mode=train"]),
         (["--config.eval.metric=recall@7"], ["recall@7", "recall@20"]),
         (["--config.data.source=no_such_file.csv"], ["no_such_file.csv"]),
+        (["--config=configs/baseline/ease.py", "--config.train.epochs=2"], ["EASE", "epochs to 0"]),
         (["--config.optim.name=adamm"], ["adamm", "adamw"]),
         (["train"], ["train", "--"]),
     ],
@@ -94,7 +95,8 @@ def test_recommend_speaks_the_users_ids_and_leaves_out_what_they_have(run, tmp_p
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, flags, words):
     workdir = tmp_path / "run"
     if not any(flag.startswith(("--mode", "--workdir")) for flag in flags):
-        flags = [CONFIG, f"--workdir={workdir}", *flags]
+        own = [] if any(flag.startswith("--config=") for flag in flags) else [CONFIG]
+        flags = [*own, f"--workdir={workdir}", *flags]
     done = launch(*flags)
     assert done.returncode != 0
     message = done.stderr.strip()
@@ -107,6 +109,21 @@ def test_recommend_names_an_unknown_user(run):
     done = launch("--mode=recommend", f"--workdir={run[0]}", "--users=nobody")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1 and "unknown user nobody" in done.stderr
+
+
+def test_a_prepared_set_trains_like_its_source(run, tmp_path):
+    prepare = ["--mode=prepare", CONFIG, f"--workdir={tmp_path / 'sets'}"]
+    done = launch(*prepare)
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip())
+    assert folder.parent.parent == tmp_path / "sets"
+    again = launch(CONFIG, f"--config.data.source={folder}", f"--workdir={tmp_path / 'run'}")
+    assert again.returncode == 0, again.stderr
+    mine, theirs = (
+        json.loads((path / "summary.json").read_text()) for path in (tmp_path / "run", run[0])
+    )
+    assert (mine["split_hash"], mine["test"]) == (theirs["split_hash"], theirs["test"])
+    assert launch(*prepare).returncode == 2  # the version exists
 
 
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
