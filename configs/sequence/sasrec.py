@@ -5,11 +5,11 @@ r"""SASRec.
         --config.data.source=DIR/sequences.txt
 
 Beauty (5-core, 22,363 users, 12,101 items), leave-one-out, all items ranked, HR@10 / NDCG@10 on
-test. Ours, settings of ``beauty``, seed 0: .0944 / .0569 (validation .1172 / .0714, best epoch
-28 of 44). Published, with cross-entropy: .0830 / .0416 and .0821 / .0405 (users of RecBole, whose
-layers differ: RecBole issue 1290, LETTER issue 20); with softmax over 256 sampled negatives .0921 /
-.0531 (Tikhonovich et al., "eSASRec", RecSys 2025, https://arxiv.org/abs/2508.06450, same 22,363
-sequences). With one negative: .0605 / .0318 (as reported there, after TIGER, NeurIPS 2023).
+test; ours stand in the README. Published, with cross-entropy: .0830 / .0416 and .0821 / .0405
+(users of RecBole, whose layers differ: RecBole issue 1290, LETTER issue 20); with softmax over 256
+sampled negatives .0921 / .0531 (Tikhonovich et al., "eSASRec", RecSys 2025,
+https://arxiv.org/abs/2508.06450, same 22,363 sequences). With one negative: .0605 / .0318 (as
+reported there, after TIGER, NeurIPS 2023).
 
 Variants: ``beauty``, ``debug``, ``synthetic``.
 """
