@@ -216,36 +216,35 @@ def _fit(run, ctx, arrays, validate, checkpoints, workdir) -> tuple[PyTree, dict
     state, best, progress = _start(run, hyper, ctx, arrays, checkpoints)
     program, compile_seconds = _compile(run, state, hyper, ctx, arrays)
     done = int(state.epoch)
-    seconds: dict[str, list[float]] = {"epoch": [], "evaluation": []}
     closing = contextlib.closing
     with closing(report.Log(workdir)) as log, closing(report.Progress(epochs, done)) as bar:
         log.rewind(done)
         while done < epochs and not progress.stopped(config):
             done += 1
-            with _clock(seconds["epoch"]):
+            record: dict[str, Any] = {"epoch": done}
+            with _clock(record, "seconds"):
                 state, logs = program(state, hyper, ctx, arrays)
                 logs = {name: float(value) for name, value in logs.items()}
             _check_finite(logs.pop("bad_step"), run.steps, done, workdir)
             means = {}
             if validate and (done % config.eval.every == 0 or done == epochs):
-                with _clock(seconds["evaluation"]):
+                with _clock(record, "evaluation_seconds"):
                     means = evaluation.mean(validate(variables_of(state), {}, ctx))
             if progress.update(means.get(config.eval.metric), done, choosing=validate is not None):
                 # The next epoch reuses the memory of the state.
                 best = jax.tree.map(jnp.copy, variables_of(state))
-            validated = {f"valid/{name}": value for name, value in means.items()}
-            log.write({"epoch": done, **logs, **validated, "seconds": seconds["epoch"][-1]})
-            if done == epochs or progress.stopped(config) or done % config.checkpoint.every == 0:
+            log.write({**record, **logs, **{f"valid/{name}": m for name, m in means.items()}})
+            due = done == epochs or progress.stopped(config) or done % config.checkpoint.every == 0
+            if due and best is not None:
                 checkpoints.save(state, best, dataclasses.asdict(progress))
             metric = config.eval.metric
             end = done + progress.patience_left(config)
             bar.update(done, logs["loss"], metric, means.get(metric), end)
-    median = lambda values: float(np.median(values[1:] or values)) if values else None
     return best, {
         "epochs": done,
         "best_epoch": progress.best_epoch,
-        "seconds_per_epoch": median(seconds["epoch"]),
-        "seconds_per_evaluation": median(seconds["evaluation"]),
+        "seconds_per_epoch": _median(workdir, "seconds"),
+        "seconds_per_evaluation": _median(workdir, "evaluation_seconds"),
         "compile_seconds": compile_seconds,
     }
 
@@ -263,11 +262,17 @@ def _start(run, hyper, ctx, arrays, checkpoints) -> tuple[TrainState, PyTree, Pr
 
 
 @contextlib.contextmanager
-def _clock(seconds: list[float]) -> Iterator[None]:
-    """Appends what its body takes; the body must wait for the device."""
+def _clock(record: dict[str, Any], name: str) -> Iterator[None]:
+    """Notes how many seconds its body takes; the body must wait for the device."""
     began = time.perf_counter()
     yield
-    seconds.append(time.perf_counter() - began)
+    record[name] = time.perf_counter() - began
+
+
+def _median(workdir: Path, name: str) -> float | None:
+    """Median over the log of the whole run; the first entry may hold a compilation."""
+    values = [record[name] for record in report.read_log(workdir) if name in record]
+    return float(np.median(values[1:] or values)) if values else None
 
 
 def _compile(run, state, hyper, ctx, arrays) -> tuple[Callable, float]:

@@ -102,3 +102,8 @@ def test_a_run_without_validation_trains_all_epochs_and_is_tested(tmp_path):
     assert summary["epochs"] == summary["best_epoch"] == 3
     assert "valid" not in summary and 0 < summary["test"]["recall@20"] <= 1
     assert len(report.read_log(tmp_path / "run")) == 3
+
+
+def test_a_checkpoint_due_before_the_first_validation_waits_for_it(tmp_path):
+    config = tiny(**{"eval.every": 3, "checkpoint.every": 1})
+    assert train.train(config, tmp_path)["best_epoch"] == 3
