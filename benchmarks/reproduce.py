@@ -78,7 +78,6 @@ SECTIONS = {
             ("freedom", "multimodal.freedom:lastfm2k", None),
         ],
     ),
-    "gowalla": ("gowalla", ("recall@20", "ndcg@20"), [("lightgcn", "graph.lightgcn:gowalla", {})]),
     "beauty": (
         "beauty/sequences.txt",
         ("hit@10", "ndcg@10"),

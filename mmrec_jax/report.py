@@ -381,11 +381,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mmrec_jax.report", description=results.__doc__)
     parser.add_argument("runs", nargs="+", help="working directories of finished runs")
     parser.add_argument("--metrics", default="recall@20,ndcg@20", help="separated by commas")
-    parser.add_argument("--into", help="Markdown file whose results region is replaced")
+    parser.add_argument("--into", help="Markdown file of which a region is replaced")
+    parser.add_argument("--region", default="results", help="name of that region")
     arguments = parser.parse_args(argv)
     try:
         text = results(arguments.runs, arguments.metrics.split(","))
-        insert(arguments.into, text) if arguments.into else print(text)
+        insert(arguments.into, text, arguments.region) if arguments.into else print(text)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
