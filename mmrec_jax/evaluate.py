@@ -42,7 +42,6 @@ class Evaluator:
 
     Attributes:
       users: int [Q], the user of each real query, ascending.
-      compile_seconds: what building the program took.
     """
 
     def __init__(self, run, data, split: str, config):

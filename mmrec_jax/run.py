@@ -80,6 +80,7 @@ def setup(config: ConfigDict) -> tuple[Run, Dataset, Context]:
 
 
 def defaults(method: type[Recommender], names: set[str]) -> dict[str, Any]:
+    """Default values of the fields ``names`` of a method."""
     return {f.name: f.default for f in dataclasses.fields(method) if f.name in names}
 
 
