@@ -1,5 +1,9 @@
 """The loop: optimisers by name, early stopping, and a loss that stops being a number."""
 
+import dataclasses
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -8,6 +12,7 @@ import pytest
 from configs import base
 from configs.graph import lightgcn
 from mmrec_jax import optimize, report, train
+from mmrec_jax import run as runs
 from mmrec_jax.types import UserError
 
 
@@ -107,3 +112,17 @@ def test_a_run_without_validation_trains_all_epochs_and_is_tested(tmp_path):
 def test_a_checkpoint_due_before_the_first_validation_waits_for_it(tmp_path):
     config = tiny(**{"eval.every": 3, "checkpoint.every": 1})
     assert train.train(config, tmp_path)["best_epoch"] == 3
+
+
+def test_order_and_negatives_change_with_the_epoch_and_with_nothing_else():
+    config = tiny(**{"optim.name": "sgd", "optim.lr": 0.0})
+    run, data, ctx = runs.setup(config)
+    arrays = run.task.prepare(data, config)
+    run = dataclasses.replace(run, steps=-(-run.task.size(arrays) // config.train.batch_size))
+    start = runs.init_state(run, jax.random.key(0), {}, ctx, arrays)
+    epoch = jax.jit(functools.partial(train.train_epoch, run))
+    first, logs = epoch(start, {}, ctx, arrays)
+    second = epoch(first, {}, ctx, arrays)[1]
+    np.testing.assert_array_equal(first.params["user"], start.params["user"])  # nothing is learned
+    assert logs["loss"] == epoch(start, {}, ctx, arrays)[1]["loss"]
+    assert logs["loss"] != second["loss"]
