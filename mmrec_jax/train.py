@@ -287,7 +287,7 @@ def _check_finite(bad_step: float, steps: int, epoch: int, workdir: Path) -> Non
     if bad_step >= 0:
         raise Diverged(
             f"the loss is not finite from step {int(bad_step) + 1} of {steps} in epoch {epoch}; "
-            f"the checkpoint before it is in {workdir}; try a smaller optim.lr or optim.clip_norm=1"
+            f"what came before is in {workdir}; try a smaller optim.lr or optim.clip_norm=1"
         )
 
 

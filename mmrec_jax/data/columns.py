@@ -15,8 +15,6 @@ import pyarrow.parquet
 from mmrec_jax.data import files
 from mmrec_jax.types import UserError
 
-SUFFIXES = (".inter", ".csv", ".tsv", ".data", ".parquet")
-
 # Usual column names, best first, in lower case and without separators.
 USUAL = {
     "user": ("userid", "user", "uid", "reviewerid", "customerid", "visitorid"),
