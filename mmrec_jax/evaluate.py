@@ -45,6 +45,7 @@ class Evaluator:
     """
 
     def __init__(self, run, data, split: str, config):
+        self._run = run
         queries = run.task.queries(data, split, config)
         asked = np.flatnonzero(queries.valid.reshape(-1))
         user = queries.user.reshape(-1)[asked]
@@ -63,10 +64,9 @@ class Evaluator:
         measured = self._program(variables, hyper, ctx, self._queries)
         return {name: np.asarray(value)[self._places] for name, value in measured.items()}
 
-
-def mean(measured: dict[str, np.ndarray]) -> dict[str, float]:
-    """Mean of each metric over the users that have targets."""
-    return {name: float(value.mean(dtype=np.float64)) for name, value in measured.items()}
+    def mean(self, variables: PyTree, hyper: dict, ctx: Context) -> dict[str, float]:
+        """What the task makes of the metrics of all users."""
+        return self._run.task.summarise(self(variables, hyper, ctx), self.users)
 
 
 def evaluate(workdir: str | Path, split: str = "test") -> dict[str, float]:
@@ -74,4 +74,4 @@ def evaluate(workdir: str | Path, split: str = "test") -> dict[str, float]:
     run, data, ctx, variables = runs.load(workdir)
     if not len(getattr(data, split)):
         raise UserError(f"{data.name} has no interactions in its {split} split")
-    return mean(Evaluator(run, data, split, run.config)(variables, {}, ctx))
+    return Evaluator(run, data, split, run.config).mean(variables, {}, ctx)

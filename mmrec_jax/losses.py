@@ -26,6 +26,48 @@ def bpr(positive: Array, negative: Array, where: Array) -> Array:
     return -masked_mean(jax.nn.log_sigmoid(margin), where)
 
 
+def bce(positive: Array, negative: Array, where: Array) -> Array:
+    """Binary cross-entropy of positive scores [...] and, summed, K negative ones [..., K]."""
+    positive, negative = positive.astype(jnp.float32), negative.astype(jnp.float32)
+    return masked_mean(jax.nn.softplus(-positive) + jax.nn.softplus(negative).sum(-1), where)
+
+
+def gbce(
+    positive: Array, negative: Array, where: Array, num_items: int, calibration: float | Array
+) -> Array:
+    """Generalised binary cross-entropy, which undoes the overconfidence of few negatives.
+
+    The positive's probability is raised to a power between the sampling rate K / (I - 1), where
+    ``calibration`` is 1 and scores come out as if all items had been negatives, and 1, where it is
+    0 and this is :func:`bce` divided by K + 1. Petrov and Macdonald, "gSASRec", RecSys 2023,
+    https://arxiv.org/abs/2308.07192.
+
+    Args:
+      positive: scores [...].
+      negative: scores [..., K] of items drawn uniformly.
+      where: weights [...].
+      num_items: I.
+      calibration: t of the paper.
+    """
+    positive, negative = positive.astype(jnp.float32), negative.astype(jnp.float32)
+    count = negative.shape[-1]
+    power = 1 - calibration * (1 - count / (num_items - 1))
+    nll = power * jax.nn.softplus(-positive) + jax.nn.softplus(negative).sum(-1)
+    return masked_mean(nll / (count + 1), where)
+
+
+def sampled_softmax(positive: Array, negative: Array, where: Array) -> Array:
+    """Cross-entropy of the positive score [...] among itself and K sampled ones [..., K].
+
+    To estimate the softmax over all items, subtract from each score, the positive's too, the log
+    of its item's probability to be drawn (Bengio and Senecal, IEEE TNN 2008; Yi et al., RecSys
+    2019, https://doi.org/10.1145/3298689.3346996); equal ones cancel.
+    """
+    positive, negative = positive.astype(jnp.float32), negative.astype(jnp.float32)
+    scores = jnp.concatenate([positive[..., None], negative], axis=-1)
+    return masked_mean(jax.nn.logsumexp(scores, axis=-1) - positive, where)
+
+
 def batch_norms(rows: tuple[Array, ...], where: Array) -> Array:
     """Sum of the Frobenius norms of ``rows`` ([B, D] each), divided by the batch's size.
 

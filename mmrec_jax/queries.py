@@ -20,7 +20,7 @@ def ranking(data: Dataset, split: str, config, sequences: bool = False) -> Query
         ``sequences`` is set, as next-item prediction does.
       config: reads ``eval.block`` and ``eval.protocol``: ``mmrec`` masks training items,
         ``strict`` masks validation items too when testing, ``none`` masks nothing.
-      sequences: whether to fill ``Query.sequence``.
+      sequences: whether to fill ``Query.sequence`` and, where there are times, ``Query.times``.
 
     Returns:
       Host arrays with a leading block axis. Users stand in order of their number of targets, so
@@ -30,7 +30,9 @@ def ranking(data: Dataset, split: str, config, sequences: bool = False) -> Query
     users = np.unique(wanted.user)
     targets = np.bincount(wanted.user, minlength=data.spec.num_users)[users]
     users = users[np.argsort(targets, kind="stable")]
-    sequence = windows(_before(data, split), users, data.spec.max_len) if sequences else None
+    past = _before(data, split)
+    sequence = windows(past, users, data.spec.max_len) if sequences else None
+    times = moments(data, past, users, wanted) if sequences else None
     return blocks(
         users,
         config.eval.block,
@@ -39,6 +41,7 @@ def ranking(data: Dataset, split: str, config, sequences: bool = False) -> Query
         history=data.train,
         masked=_masked(data, split, config.eval.protocol),
         sequence=sequence,
+        times=times,
     )
 
 
@@ -50,8 +53,12 @@ def blocks(
     history: Interactions,
     masked: Interactions | None,
     sequence: np.ndarray | None = None,
+    times: np.ndarray | None = None,
 ) -> Query:
-    """Cuts queries of ``users`` [Q] into equal blocks; ``sequence`` is int32 [Q, L] or None."""
+    """Cuts queries of ``users`` [Q] into equal blocks.
+
+    ``sequence`` is int32 [Q, L] or None, ``times`` int32 [Q, L + 1] or None.
+    """
     block = min(block, max(len(users), 1))
     count = max(-(-len(users) // block), 1)
     padded = np.zeros(count * block, np.int32)
@@ -59,7 +66,9 @@ def blocks(
     valid = np.arange(count * block) < len(users)
     if sequence is None:
         sequence = np.zeros((len(users), 0), np.int32)
-    filler = np.full((count * block - len(users), sequence.shape[1]), -1, np.int32)
+    cut = lambda rows, fill: np.concatenate(
+        [rows, np.full((count * block - len(users), rows.shape[1]), fill, np.int32)]
+    ).reshape(count, block, rows.shape[1])
     history_row, history_item = _pairs(history, users, num_users, block, count)
     masked_row, masked_item = _pairs(masked, users, num_users, block, count)
     return Query(
@@ -70,7 +79,8 @@ def blocks(
         history_item=history_item,
         masked_row=masked_row,
         masked_item=masked_item,
-        sequence=np.concatenate([sequence, filler]).reshape(count, block, sequence.shape[1]),
+        sequence=cut(sequence, -1),
+        times=None if times is None else cut(times, 0),
     )
 
 
@@ -90,6 +100,42 @@ def windows(past: Interactions, users: np.ndarray, length: int) -> np.ndarray:
     padded = np.full(known.shape, -1, np.int32)
     padded[known] = item[index[known]]
     return padded
+
+
+def ticks(data: Dataset, time: np.ndarray | None) -> np.ndarray | None:
+    """Times of ``data`` counted from its first moment, int32; None stays None.
+
+    The unit is the data's own, or as much coarser as it takes to fit.
+    """
+    if time is None:
+        return None
+    known = [part.time for part in (data.train, data.valid, data.test) if part.time is not None]
+    first = min(int(t.min()) for t in known if t.size)
+    last = max(int(t.max()) for t in known if t.size)
+    unit = (last - first) // (2**31 - 1) + 1
+    return ((time - first) // unit).astype(np.int32)
+
+
+def moments(
+    data: Dataset, past: Interactions, users: np.ndarray, wanted: Interactions | None
+) -> np.ndarray | None:
+    """When the items of :func:`windows` were chosen, and when the query is asked.
+
+    That is when a user's first item of ``wanted`` is chosen, or where there is no ``wanted`` the
+    last moment of the data.
+
+    Returns:
+      int32 [Q, L + 1], 0 at padding; None if times are not known.
+    """
+    if past.time is None or (wanted is not None and wanted.time is None):
+        return None
+    timed = Interactions(past.user, ticks(data, past.time), past.time)
+    before = np.maximum(windows(timed, users, data.spec.max_len), 0)
+    asked = np.full(data.spec.num_users, ticks(data, past.time).max(initial=0), np.int32)
+    if wanted is not None:
+        asked[wanted.user] = np.iinfo(np.int32).max
+        np.minimum.at(asked, wanted.user, ticks(data, wanted.time))
+    return np.concatenate([before, asked[users][:, None]], axis=1)
 
 
 def _before(data: Dataset, split: str) -> Interactions:
@@ -147,6 +193,22 @@ def _pairs(part: Interactions | None, users, num_users, block, count):
     rows[number, column] = row % block
     columns[number, column] = item
     return rows, columns
+
+
+def labels(config) -> list[str]:
+    """Names of what ranking tasks measure, as ``config.eval`` asks for it.
+
+    Raises:
+      UserError: if a metric or a cut is none.
+    """
+    metrics.check(config.eval.metrics, config.eval.ks)
+    return metrics.labels(config.eval.metrics, config.eval.ks)
+
+
+def summarise(measured: dict[str, np.ndarray], users: np.ndarray) -> dict[str, float]:
+    """Mean of each metric over the users that have targets."""
+    del users
+    return {name: float(value.mean(dtype=np.float64)) for name, value in measured.items()}
 
 
 def measure(model: Recommender, variables, rep, query: Query, names, ks) -> dict[str, Array]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mmrec_jax import queries, report
 from mmrec_jax import run as runs
-from mmrec_jax.types import Dataset, UserError
+from mmrec_jax.types import Dataset, Recommender, UserError
 
 
 def recommend(
@@ -36,6 +36,8 @@ def recommend(
     if k < 1:
         raise UserError(f"k is {k}; it must be at least 1")
     run, data, ctx, variables = runs.load(workdir)
+    if run.method.score is Recommender.score:
+        raise UserError(f"{workdir} holds a {run.method.__name__}, which ranks no items")
     numbers = np.arange(data.spec.num_users) if users is None else _numbers(data, users)
     known = queries.join(queries.join(data.train, data.valid), data.test)
     blocks = queries.blocks(
@@ -46,6 +48,7 @@ def recommend(
         history=known,
         masked=None if seen else known,
         sequence=queries.windows(known, numbers, data.spec.max_len),
+        times=queries.moments(data, known, numbers, wanted=None),
     )
     model = run.model({})
 
@@ -54,9 +57,7 @@ def recommend(
         rep = model.apply(variables, ctx, method="represent")
 
         def block(query):
-            items = model.apply(variables, rep, query, k, method="rank")
-            scores = model.apply(variables, rep, query, method="score")
-            return items, jnp.take_along_axis(scores, jnp.maximum(items, 0), axis=1)
+            return model.apply(variables, rep, query, k, method="rank")
 
         return jax.lax.map(block, blocks)
 

@@ -267,13 +267,13 @@ def number(value: float | None) -> str:
 
 
 def per_query(
-    path: str | os.PathLike, metrics: Mapping[str, np.ndarray], user_ids: np.ndarray
+    path: str | os.PathLike, metrics: Mapping[str, np.ndarray], entity: str, ids: np.ndarray
 ) -> None:
-    """Writes per-user metrics as Parquet: column ``user`` and one per metric, a row per query."""
+    """Writes metrics as Parquet: a row per query, ids in column ``entity``, then the metrics."""
     import pyarrow
     from pyarrow import parquet
 
-    columns = {"user": np.asarray(user_ids)}
+    columns = {entity: np.asarray(ids)}
     columns.update((name, np.asarray(value)) for name, value in metrics.items())
     with replacing(path) as part:
         parquet.write_table(pyarrow.table(columns), part)

@@ -23,7 +23,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from mmrec_jax import evaluate as evaluation
-from mmrec_jax import metrics, optimize, report
+from mmrec_jax import optimize, report
 from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.ops import sampling
@@ -120,8 +120,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     if config.train.epochs and run.method.loss is Recommender.loss:
         raise UserError(f"{run.method.__name__} learns nothing by steps; set train.epochs to 0")
     optimize.build(config.optim, 0.0, 0.0, 1, 1)  # a mistyped name fails before anything is written
-    metrics.check(config.eval.metrics, config.eval.ks)
-    if config.eval.metric not in (known := metrics.labels(config.eval.metrics, config.eval.ks)):
+    if config.eval.metric not in (known := run.task.labels(config)):
         raise UserError(f"eval.metric is {config.eval.metric!r}; measured are {', '.join(known)}")
     evaluators = {
         split: evaluation.Evaluator(run, data, split, config)
@@ -229,7 +228,7 @@ def _fit(run, ctx, arrays, validate, checkpoints, workdir) -> tuple[PyTree, dict
             means = {}
             if validate and (done % config.eval.every == 0 or done == epochs):
                 with _clock(record, "evaluation_seconds"):
-                    means = evaluation.mean(validate(variables_of(state), {}, ctx))
+                    means = validate.mean(variables_of(state), {}, ctx)
             if progress.update(means.get(config.eval.metric), done, choosing=validate is not None):
                 # The next epoch reuses the memory of the state.
                 best = jax.tree.map(jnp.copy, variables_of(state))
@@ -297,9 +296,12 @@ def _summarise(run, data, ctx, variables, facts, evaluators, workdir) -> dict[st
     means = {}
     for split, measure in evaluators.items():
         measured = measure(variables, {}, ctx)
-        means[split] = evaluation.mean(measured)
-        ids = data.user_ids[measure.users]
-        report.per_query(workdir / f"per_user_{split}.parquet", measured, ids)
+        means[split] = run.task.summarise(measured, measure.users)
+        entity = run.task.ENTITY
+        ids = getattr(data, f"{entity}_ids")[measure.users]
+        report.per_query(workdir / f"per_{entity}_{split}.parquet", measured, entity, ids)
+    finish = getattr(run.task, "finish", None)  # what else a task leaves in the workdir
+    facts = facts | finish(run, data, ctx, variables, workdir) if finish else facts
     summary = {
         "name": config.model.name,
         "data": data.name,

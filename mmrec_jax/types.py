@@ -180,6 +180,8 @@ class Query:
       masked_row, masked_item: int32 [M'], pairs that may not be recommended, padded likewise.
       sequence: int32 [B, L], the latest items, oldest first, padded on the left with -1;
         L is 0 where the task keeps no order.
+      times: int32 [B, L + 1], when these items were chosen and when the query is asked
+        (``queries.moments``); None where that is not known.
     """
 
     user: Array
@@ -190,6 +192,7 @@ class Query:
     masked_row: Array
     masked_item: Array
     sequence: Array
+    times: Array | None = None
 
 
 class Recommender(nn.Module):
@@ -229,8 +232,11 @@ class Recommender(nn.Module):
         """Preference of every query for every item, [B, I]."""
         raise NotImplementedError
 
-    def rank(self, rep: PyTree, query: Query, k: int) -> Array:
-        """The k best items of each query, best first, int32 [B, k]; ties by smaller item."""
+    def rank(self, rep: PyTree, query: Query, k: int) -> tuple[Array, Array]:
+        """The k best items of each query, best first, int32 [B, k], and their scores [B, k].
+
+        Ties stand by smaller item; places that no item is left for hold -1.
+        """
         from mmrec_jax.ops import topk
 
         return topk.best(self.score(rep, query), query, k)

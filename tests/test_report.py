@@ -186,7 +186,7 @@ def test_per_query_keeps_ids_and_values(tmp_path):
     import pyarrow.parquet
 
     metrics = {"recall@20": np.array([0.5, 1.0], np.float32)}
-    report.per_query(tmp_path / "test.parquet", metrics, np.array(["anna", "bo"]))
+    report.per_query(tmp_path / "test.parquet", metrics, "user", np.array(["anna", "bo"]))
     read = pyarrow.parquet.read_table(tmp_path / "test.parquet").to_pydict()
     assert read == {"user": ["anna", "bo"], "recall@20": [0.5, 1.0]}
 

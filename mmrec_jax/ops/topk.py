@@ -26,14 +26,15 @@ def mask(scores: Array, query: Query) -> Array:
     return scores.at[query.masked_row, query.masked_item].set(-jnp.inf, mode="drop")
 
 
-def best(scores: Array, query: Query, k: int) -> Array:
-    """The k best unmasked items of each query, best first, int32 [B, k].
+def best(scores: Array, query: Query, k: int) -> tuple[Array, Array]:
+    """The k best unmasked items of each query, best first, int32 [B, k], and their scores.
 
     Places for which no item is left hold -1; ``k`` may exceed the number of items.
     """
     value, item = lax.top_k(_sortable(mask(scores, query)), min(k, scores.shape[1]))
     item = jnp.where(value > -jnp.inf, item, -1)  # False for NaN too
-    return jnp.pad(item, ((0, 0), (0, k - item.shape[1])), constant_values=-1)
+    fill = ((0, 0), (0, k - item.shape[1]))
+    return jnp.pad(item, fill, constant_values=-1), jnp.pad(value, fill)
 
 
 def target_ranks(scores: Array, query: Query) -> Array:

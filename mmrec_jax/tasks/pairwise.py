@@ -76,4 +76,7 @@ def queries(data: Dataset, split: str, config) -> Query:
     return ranking_queries.ranking(data, split, config)
 
 
+ENTITY = "user"  # what a query asks about
 measure = ranking_queries.measure
+summarise = ranking_queries.summarise
+labels = ranking_queries.labels
