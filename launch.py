@@ -2,7 +2,9 @@
 
 import os
 import re
+import runpy
 import sys
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -10,13 +12,20 @@ from ml_collections import config_flags
 _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/multimodal/freedom.py", "What to run; see configs/base.py.", lock_config=True
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "recommend", "prepare"], "What to do.")
+_MODES = ["train", "sweep", "eval", "recommend", "prepare", "encode", "unlearn"]
+_MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where a run lives; default runs/METHOD-DATA-SEED.")
+_SWEEP = flags.DEFINE_string("sweep", "file", "Space, as in 'optim.lr=1e-3,1e-4;seed=0,1,2'.")
 _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "What --mode=eval measures.")
 _USERS = flags.DEFINE_list("users", None, "Your own user ids for --mode=recommend; default all.")
 _K = flags.DEFINE_integer("k", 10, "Items per user for --mode=recommend.")
 _SEEN = flags.DEFINE_bool("seen", False, "Whether to recommend items that the user has already.")
-_OUTPUT = flags.DEFINE_string("output", None, "Where to write recommendations: .csv or .json.")
+_PROFILE = flags.DEFINE_bool("profile", False, "Whether training traces an epoch to profile/.")
+_OUTPUT = flags.DEFINE_string("output", None, "File of recommendations or features, or new run.")
+_FORGET = flags.DEFINE_string("forget", None, "Table of users, items or both to unlearn.")
+_TEXT = flags.DEFINE_string("text", None, "Texts for --mode=encode: TABLE or TABLE:COLUMN,COLUMN.")
+_IMAGES = flags.DEFINE_string("images", None, "Images for --mode=encode: a folder of ITEM.jpg.")
+_ENCODER = flags.DEFINE_string("encoder", "tfidf", "tfidf, tfidf:WIDTH, or the folder of a model.")
 
 
 def main(argv):
@@ -35,13 +44,22 @@ def _run(mode):
     from mmrec_jax import evaluate, report, train
     from mmrec_jax.types import UserError
 
+    keep_compiled_programs()
     config, workdir = _CONFIG.value, _WORKDIR.value
-    if mode in ("eval", "recommend") and workdir is None:
+    if mode in ("eval", "recommend", "unlearn") and workdir is None:
         raise UserError(f"--mode={mode} needs --workdir, the directory of a run")
     if mode == "train":
         workdir = workdir or default_workdir(config)
-        summary = train.train(config, workdir)
+        summary = train.train(config, workdir, _PROFILE.value)
         print(f"{report.table(summary)}\n\nresults in {workdir}")
+    elif mode == "sweep":
+        from mmrec_jax import space, sweep
+
+        own = runpy.run_path(flags.FLAGS["config"].config_filename.partition(":")[0]).get("sweep")
+        wanted = space.parse(_SWEEP.value, config, own and own())
+        workdir = workdir or default_workdir(config, "sweep-")
+        sweep.sweep(config, wanted, workdir)
+        print(f"{Path(workdir, 'results.md').read_text()}\nresults in {workdir}")
     elif mode == "eval":
         print(report.table({_SPLIT.value: evaluate.evaluate(workdir, _SPLIT.value)}))
     elif mode == "recommend":
@@ -49,6 +67,18 @@ def _run(mode):
 
         frame = recommend.recommend(workdir, _USERS.value, _K.value, _SEEN.value)
         recommend.write(frame, _OUTPUT.value)
+    elif mode == "encode":
+        from mmrec_jax.data import encode
+
+        output = _OUTPUT.value or f"features/{'image' if _IMAGES.value else 'text'}.npz"
+        print(encode.write(config.data, _TEXT.value, _IMAGES.value, _ENCODER.value, output))
+    elif mode == "unlearn":
+        from mmrec_jax import unlearn
+
+        if _FORGET.value is None:
+            raise UserError("--mode=unlearn needs --forget, a table of users, items or both")
+        told = unlearn.unlearn(workdir, _FORGET.value, _OUTPUT.value, config.unlearn)
+        print(unlearn.table(told))
     else:
         from mmrec_jax import data
         from mmrec_jax.data import prepared
@@ -58,10 +88,27 @@ def _run(mode):
         print(prepared.write(loaded, workdir or "prepared", name))
 
 
-def default_workdir(config):
+def keep_compiled_programs():
+    """Has JAX keep compiled programs in the user's cache, unless told where to (or not to).
+
+    The environment variable JAX_COMPILATION_CACHE_DIR names another folder;
+    JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "mmrec_jax"))
+        jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def default_workdir(config, prefix=""):
     """``runs/METHOD-DATA-SEED``."""
     source = os.path.basename(str(config.data.source).rstrip("/")).split(".")[0]
-    return os.path.join("runs", f"{config.model.name.split('.')[-1]}-{source}-{config.seed}")
+    return os.path.join(
+        "runs", f"{prefix}{config.model.name.split('.')[-1]}-{source}-{config.seed}"
+    )
 
 
 def parse_flags(argv):

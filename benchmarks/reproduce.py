@@ -24,7 +24,17 @@ from mmrec_jax import report, train
 TRIALS = 7  # settings per method where a section tunes the grids of the papers
 SEEDS = (0, 1, 2)
 
-# section: data below --data, metrics of the table, and (label, configuration, grid) by row;
+# of the section "tables": few epochs, and no setting is tuned
+TABLES = {
+    "data.features": (("all-MiniLM-L6-v2.npy", "vggish.npy"),),
+    "train.epochs": (200,),
+    "eval.every": (5,),
+    "table.codebooks": (4,),
+    "table.codebook_size": (64,),
+}
+
+# section: data below --data, metrics of the table, (label, configuration, grid) by row, and
+# whatever else of the summaries the table shows;
 # a grid of None is the whole search space of the configuration's own ``sweep``.
 SECTIONS = {
     "baby": (
@@ -87,6 +97,36 @@ SECTIONS = {
             ("sasrec-unmasked", "sequence.sasrec:beauty", {"eval.protocol": ("none",)}),
         ],
     ),
+    "tables": (
+        "lastfm2k",
+        ("recall@20", "ndcg@20"),
+        [
+            (
+                f"{name}-{item}",
+                config,
+                {**TABLES, "table.item": (item,), "table.user": (user,), **more},
+            )
+            for name, config, more in (
+                ("mf", "baseline.mf:lastfm2k", {}),
+                ("lightgcn", "graph.lightgcn:lastfm2k", {}),
+                ("vbpr", "multimodal.vbpr:lastfm2k", {}),
+                ("bm3", "multimodal.bm3:lastfm2k", {}),
+                ("freedom", "multimodal.freedom:lastfm2k", {}),
+                (
+                    "sasrec",
+                    "sequence.sasrec",
+                    {
+                        "table.user": ("id",),  # it has no table of users
+                        "data.split": ("label",),
+                        "eval.protocol": ("mmrec",),
+                        "eval.metric": ("recall@20",),
+                    },
+                ),
+            )
+            for item, user in (("id", "id"), ("hashed", "hashed"), ("motor", "id"))
+        ],
+        ("parameters", "model_bytes"),
+    ),
 }
 
 
@@ -99,7 +139,7 @@ def main() -> None:
     parser.add_argument("--only", help="one row of the section")
     parser.add_argument("--into", help="Markdown file with a region of the section's name")
     given = parser.parse_args()
-    source, metrics, rows = SECTIONS[given.section]
+    source, metrics, rows, *facts = SECTIONS[given.section]
     folder = Path(given.runs) / given.section
     chosen = []
     for label, config, grid in rows:
@@ -108,7 +148,7 @@ def main() -> None:
                 config, f"{given.data}/{source}", setting, seed
             )
             chosen += best_setting(folder / label, make, space(config, grid))
-    table = report.results(chosen, metrics)
+    table = report.results(chosen, metrics, *facts)
     if given.into:
         report.insert(given.into, table, given.section)
     else:
@@ -139,7 +179,7 @@ def best_setting(folder: Path, make, settings: list[dict]) -> list[Path]:
     """The directories, one per seed, of the setting that validates best with the first seed."""
     workdirs = {}
     for setting in settings:
-        words = [f"{key.rpartition('.')[2]}={value}" for key, value in setting.items()]
+        words = [f"{key.rpartition('.')[2]}={_word(value)}" for key, value in setting.items()]
         workdirs[folder / ("_".join(words) or "given")] = setting
     if len(workdirs) > 1:
         values = {path: validated(path / "0", make(workdirs[path], 0)) for path in workdirs}
@@ -151,6 +191,10 @@ def best_setting(folder: Path, make, settings: list[dict]) -> list[Path]:
     for seed in seeds:
         finish(best / str(seed), make(workdirs[best], seed))
     return [best / str(seed) for seed in seeds]
+
+
+def _word(value) -> str:
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def validated(workdir: Path, config) -> float:

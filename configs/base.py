@@ -35,8 +35,15 @@ def get_config() -> ConfigDict:
     data.columns.time = ""
     data.columns.rating = ""
     data.columns.label = ""  # 0 train, 1 valid, 2 test
+    data.columns.click = ""  # 0 or 1, where rows are impressions
+    data.columns.conversion = ""  # 0 or 1, likewise
     data.features = ()  # feature files to read; empty: all that lie beside the interactions
     data.item_graphs = ()  # .npz files (row, col, data, shape) of ready-made item graphs
+    # semantic codes of the items: a tokenizer run's workdir, a codes.parquet or an .index.json; or
+    # random, codes without meaning, to try a method out; "": none
+    data.codes = ""
+    data.forget = ""  # a table of users, items or (user, item) to load the data without
+    data.collisions = "error"  # items that share all codes: error | move (change their last one)
     # label | ratio (per user) | leave_one_out (by time) | time (one moment for all users) |
     # auto (label where there are labels, else leave_one_out where there are times, else ratio)
     data.split = "auto"
@@ -44,6 +51,12 @@ def get_config() -> ConfigDict:
     data.split_seed = 0  # of the random choices of "ratio" and of that carving
     data.k_core = 0  # drop users and items with fewer interactions, repeatedly; 0 keeps all
     data.max_len = 50  # longest history a sequence method reads
+    data.impressions = False  # rows are impressions with fields; only clicks are interactions
+    data.fields = ()  # columns to take as fields; empty: all that have no other role
+    data.numeric = ()  # fields of numbers, besides those with fractions: cut at quantiles
+    data.buckets = 10  # into so many ranges
+    data.click_rating = 0.0  # ratings from here on are clicks; 0: the column click tells
+    data.conversion_rating = 0.0  # ratings from here on are conversions; 0: their column, if any
     knobs = data.knobs = ConfigDict()  # of the synthetic set
     knobs.num_users = 1000
     knobs.num_items = 600
@@ -62,6 +75,18 @@ def get_config() -> ConfigDict:
     # name = module below mmrec_jax/models, then the method's own fields
     config.model = ConfigDict()
     config.model.name = ""
+
+    table = config.table = ConfigDict()  # what stands in for the embedding tables, in any method
+    table.item = "id"  # id | features | both (id and features) | hashed | motor
+    table.user = "id"  # id | hashed (one table with the items, if they are hashed)
+    table.modalities = ()  # whose features or tokens the items have; empty: all
+    table.hidden = 0  # width of a hidden layer between features and vectors; 0: linear
+    table.hash_rows = 0  # rows of the hashed table; 0: as many as there are ids that look it up
+    table.hash_width = 16  # its columns; a vector of model.dim takes model.dim / hash_width rows
+    table.codebooks = 8  # motor: tokens of an item, for each modality
+    table.codebook_size = 256  # motor: different tokens at each place
+    table.token_dim = 16  # motor: width of the embedding of a token
+    table.cross_layers = 2  # motor
 
     optim = config.optim = ConfigDict()
     optim.name = "adam"  # adam | adamw | sgd | adagrad | rmsprop
@@ -91,6 +116,21 @@ def get_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 10  # epochs between saves, besides the one at each new best
+
+    unlearn = config.unlearn = ConfigDict()  # of --mode=unlearn; see docs/unlearning.md
+    unlearn.alpha = 0.5  # weight of what is to be forgotten; what stays has 1 - alpha
+    unlearn.epochs = 30  # at most, over what stays; ends once the forgotten rank like the unseen
+    unlearn.lr = 0.0  # constant; 0: that of the run
+    unlearn.retrain = True  # also train anew without the forgotten, to compare with
+
+    sweep = config.sweep = ConfigDict()  # of --mode=sweep; see docs/sweep.md
+    sweep.mode = "auto"  # loop | vmap | map | auto (loop on a CPU, else whichever proves fastest)
+    sweep.trials = 0  # settings to draw at random, each run with every seed; 0 takes the whole grid
+    sweep.seed = 0  # of that drawing
+    sweep.halving = 0  # at each rung the best 1/halving of the settings go on; 0 trains all fully
+    sweep.min_epochs = 10  # of the first rung; each further one is halving times as long
+    sweep.max_members = 0  # runs at once in vmap and map; 0 forecasts what the memory holds
+    sweep.test = "winner"  # winner | all: which runs are tested, after the choice is made
     return config
 
 

@@ -46,13 +46,15 @@ class Checkpoints:
     def restore(self, like: TrainState) -> tuple[TrainState, PyTree, dict] | None:
         """The newest sound state, its best variables and its progress; None if there is none.
 
+        ``like`` gives their structure; shapes are enough.
+
         A state counts as sound if its own leaves and those of its best are as they were written.
         Whatever is newer than what is restored is removed.
         """
         found = None
         for epoch in sorted(self._latest.all_steps(), reverse=True):
             try:
-                state, progress = _restore(self._latest, epoch, _portable(like))
+                state, progress = _restore(self._latest, epoch, jax.eval_shape(_portable, like))
                 best = self.restore_best(variables_of(like), progress["best_epoch"])
             except Exception as error:  # damage shows as any of a dozen exceptions
                 logging.warning(

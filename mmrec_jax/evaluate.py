@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def per_query(
       queries: the task's queries, with a leading block axis.
       names, ks: metrics and cuts, static.
     """
-    model = run.model(hyper)
+    model = run.model(hyper, ctx)
     rep = model.apply(variables, ctx, method="represent")
 
     def block(_, query):
@@ -62,7 +64,25 @@ class Evaluator:
     def __call__(self, variables: PyTree, hyper: dict, ctx: Context) -> dict[str, np.ndarray]:
         """Metrics of every user in ``users``, float32 [Q] by name."""
         measured = self._program(variables, hyper, ctx, self._queries)
-        return {name: np.asarray(value)[self._places] for name, value in measured.items()}
+        return {name: np.asarray(value)[..., self._places] for name, value in measured.items()}
+
+    def trace(self, variables: PyTree, hyper: dict, ctx: Context) -> Any:
+        """The program, a ``jax.stages.Traced``, for arguments like these or of these shapes."""
+        return self._program.trace(variables, hyper, ctx, self._queries)
+
+    def compile(self, variables: PyTree, hyper: dict, ctx: Context) -> Any:
+        """Compiles the program, which from then on takes only arguments like these."""
+        self._program = self.trace(variables, hyper, ctx).lower().compile()
+        return self._program
+
+    def over(self, batched: Callable) -> Evaluator:
+        """The same queries to several members of a sweep at once.
+
+        ``batched`` maps a function of four arguments over the first two; metrics are then [n, Q].
+        """
+        other = copy.copy(self)
+        other._program = jax.jit(batched(self._program))
+        return other
 
     def mean(self, variables: PyTree, hyper: dict, ctx: Context) -> dict[str, float]:
         """What the task makes of the metrics of all users."""

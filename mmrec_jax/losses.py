@@ -32,6 +32,12 @@ def bce(positive: Array, negative: Array, where: Array) -> Array:
     return masked_mean(jax.nn.softplus(-positive) + jax.nn.softplus(negative).sum(-1), where)
 
 
+def log_loss(logits: Array, label: Array, where: Array) -> Array:
+    """Binary cross-entropy of log-odds [...] and labels [...] between 0 and 1."""
+    logits, label = logits.astype(jnp.float32), label.astype(jnp.float32)
+    return masked_mean(jax.nn.softplus(logits) - label * logits, where)
+
+
 def gbce(
     positive: Array, negative: Array, where: Array, num_items: int, calibration: float | Array
 ) -> Array:

@@ -31,10 +31,11 @@ def build(
     if config.name not in _SCALERS:
         raise UserError(f"optim.name is {config.name!r}; it must be one of {', '.join(_SCALERS)}")
     decoupled = config.name == "adamw"
+    decays = not isinstance(weight_decay, (int, float)) or weight_decay != 0
     decay = optax.add_decayed_weights(weight_decay)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        optax.identity() if decoupled or not config.weight_decay else decay,
+        optax.identity() if decoupled or not decays else decay,
         _SCALERS[config.name](),
         decay if decoupled else optax.identity(),
         optax.scale_by_schedule(schedule(config, steps_per_epoch, epochs)),

@@ -50,10 +50,10 @@ def recommend(
         sequence=queries.windows(known, numbers, data.spec.max_len),
         times=queries.moments(data, known, numbers, wanted=None),
     )
-    model = run.model({})
 
     @jax.jit
     def answer(variables, ctx, blocks):
+        model = run.model({}, ctx)
         rep = model.apply(variables, ctx, method="represent")
 
         def block(query):

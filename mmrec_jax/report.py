@@ -209,6 +209,10 @@ def peak_memory() -> int:
 
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [entry["peak_bytes_in_use"] for entry in stats if "peak_bytes_in_use" in entry]
+    status = Path("/proc/self/status")
+    if not peaks and status.exists():  # getrusage would count the process that started this one
+        lines = status.read_text().splitlines()
+        peaks = [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
     unit = 1 if sys.platform == "darwin" else 1024
     return max(peaks, default=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
@@ -218,14 +222,14 @@ def curves(workdir: str | os.PathLike, metric: str = "recall@20") -> Path:
     from matplotlib.figure import Figure
 
     records, path = read_log(workdir), Path(workdir) / "curves.png"
-    cut = "@" + metric.partition("@")[2]
+    kind = metric.partition("@")[1:]  # such as ("@", "20"); empty strings where there is no cut
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.set(xlabel="epoch", ylabel="loss")
-    right.set(xlabel="epoch", ylabel=f"validation, {cut}")
+    right.set(xlabel="epoch", ylabel=f"validation, {''.join(kind) or metric}")
     draw(left, records, ["loss"])
     names = dict.fromkeys(name for record in records for name in record)
-    draw(right, records, [n for n in names if n.startswith("valid/") and n.endswith(cut)])
+    draw(right, records, [n for n in names if n.startswith("valid/") and n.partition("@")[1:] == kind])
     scored = [record for record in records if record.get(f"valid/{metric}") is not None]
     if scored:
         best = max(scored, key=lambda record: record[f"valid/{metric}"])["epoch"]
@@ -251,13 +255,15 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def grid(title: str, metrics: Mapping[str, float | None]) -> str:
-    """One block of :func:`table`: ``{"recall@20": ...}`` with a row per metric."""
+    """One block of :func:`table`: ``{"recall@20": ...}`` or ``{"auc": ...}``, a row per metric."""
     cells = {tuple(name.split("@")): value for name, value in metrics.items() if "@" in name}
     cuts = sorted({cut for _, cut in cells}, key=int)
     lines = [f"{title:<10}" + "".join(f"{'@' + cut:>9}" for cut in cuts)]
     for name in dict.fromkeys(name for name, _ in cells):
         row = [cells.get((name, cut)) for cut in cuts]
         lines.append(f"{name:<10}" + "".join(f"{number(value):>9}" for value in row))
+    whole = {name: value for name, value in metrics.items() if "@" not in name}
+    lines += [f"{name:<14}{number(value):>9}" for name, value in whole.items()]
     return "\n".join(lines)
 
 
@@ -279,11 +285,15 @@ def per_query(
         parquet.write_table(pyarrow.table(columns), part)
 
 
-def results(runs: Sequence[str | os.PathLike], metrics: Sequence[str]) -> str:
+def results(
+    runs: Sequence[str | os.PathLike], metrics: Sequence[str], facts: Sequence[str] = ()
+) -> str:
     """A Markdown table per data set and protocol, a row per setting, averaged over its seeds.
 
     Runs belong to one row when their data, protocol and resolved configuration are the same but
-    for the seed. A cell is the mean, with the sample standard deviation from two runs on.
+    for the seed. A cell is the mean, with the sample standard deviation from two runs on. ``facts``
+    are further whole numbers of a summary that no seed changes, such as ``parameters`` and
+    ``model_bytes``.
 
     Raises:
       UserError: a run has no readable ``summary.json`` or lacks one of ``metrics``.
@@ -295,7 +305,7 @@ def results(runs: Sequence[str | os.PathLike], metrics: Sequence[str]) -> str:
                 raise UserError(f"{summary['path']}: test has no {name}; choose other --metrics")
         place = tuple(summary.get(key) for key in ("data", "protocol", "split_hash"))
         tables.setdefault(place, {}).setdefault(setting, []).append(summary)
-    return "\n\n".join(section(place, rows, metrics) for place, rows in tables.items())
+    return "\n\n".join(section(place, rows, metrics, facts) for place, rows in tables.items())
 
 
 def read_run(run: str | os.PathLike) -> tuple[dict[str, Any], str]:
@@ -309,10 +319,13 @@ def read_run(run: str | os.PathLike) -> tuple[dict[str, Any], str]:
     return summary | {"path": os.fspath(path)}, json.dumps(config, sort_keys=True)
 
 
-def section(place: tuple, rows: Mapping[str, list], metrics: Sequence[str]) -> str:
+def section(
+    place: tuple, rows: Mapping[str, list], metrics: Sequence[str], facts: Sequence[str] = ()
+) -> str:
     """The table of one data set and protocol, under a line that names both."""
     data, protocol, split = place
-    header = ["method", "runs", *metrics, "best epoch", "s/epoch", "s/evaluation"]
+    words = [fact.replace("_", " ") for fact in facts]
+    header = ["method", "runs", *metrics, *words, "best epoch", "s/epoch", "s/evaluation"]
     lines = [
         f"**{data}**, protocol `{protocol}`, split `{str(split)[:8]}`",
         "",
@@ -325,6 +338,7 @@ def section(place: tuple, rows: Mapping[str, list], metrics: Sequence[str]) -> s
         if names[label] > 1:
             label += f" ({distinction(setting, [s for s in rows if rows[s][0]['name'] == label])})"
         cells = [spread([run["test"][name] for run in runs], 4) for name in metrics]
+        cells += [spread([runs[0].get(fact)], 0) for fact in facts]
         cells += [spread([run.get("best_epoch") for run in runs], 0)]
         cells += [
             spread([run.get(key) for run in runs], 2)
@@ -381,11 +395,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mmrec_jax.report", description=results.__doc__)
     parser.add_argument("runs", nargs="+", help="working directories of finished runs")
     parser.add_argument("--metrics", default="recall@20,ndcg@20", help="separated by commas")
+    parser.add_argument("--facts", default="", help="further columns, such as parameters")
     parser.add_argument("--into", help="Markdown file of which a region is replaced")
     parser.add_argument("--region", default="results", help="name of that region")
     arguments = parser.parse_args(argv)
     try:
-        text = results(arguments.runs, arguments.metrics.split(","))
+        facts = [fact for fact in arguments.facts.split(",") if fact]
+        text = results(arguments.runs, arguments.metrics.split(","), facts)
         insert(arguments.into, text, arguments.region) if arguments.into else print(text)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mmrec_jax import data as datasets
-from mmrec_jax import optimize
+from mmrec_jax import optimize, tables
 from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.types import Array, Context, Dataset, PyTree, Recommender, TrainState, UserError
 
@@ -30,6 +31,7 @@ class Run:
       task: module of its task.
       config: the whole configuration.
       steps: optimiser steps in an epoch.
+      objective: what a step minimises, a method's name or a function of (model, batch, ctx).
     """
 
     method: type[Recommender]
@@ -37,11 +39,19 @@ class Run:
     task: ModuleType
     config: ConfigDict
     steps: int = 0
+    objective: str | Callable = "loss"
 
-    def model(self, hyper: dict[str, Any]) -> Recommender:
-        """The method with the fields ``model.*`` of ``hyper``, which may be traced, in place."""
+    def model(self, hyper: dict[str, Any], ctx: Context | None = None) -> Recommender:
+        """The method with the fields ``model.*`` of ``hyper``, which may be traced, in place.
+
+        Tables that read data take it from ``ctx``, so build the method where that is traced.
+
+        Raises:
+          UserError: if such tables are configured and ``ctx`` has not what they read.
+        """
         varied = {k.removeprefix("model."): v for k, v in hyper.items() if k.startswith("model.")}
-        return self.method(**{**self.fields, **varied})
+        instead = tables.build(self.config.get("table"), self.fields["spec"], ctx)
+        return self.method(**{**self.fields, **varied}, tables=instead)
 
     def optimizer(self, hyper: dict[str, Any]):
         """The optax transformation, its numbers taken from ``hyper`` where that has them."""
@@ -58,25 +68,33 @@ def init_state(run: Run, key: Array, hyper: dict, ctx: Context, arrays: PyTree) 
     size = run.config.train.batch_size
     index, weight = jnp.zeros(size, jnp.int32), jnp.ones(size, jnp.float32)
     batch = run.task.batch(keys.pop("batch"), arrays, index, weight)
-    model = run.model(hyper)
-    collections = dict(model.init(keys, batch, ctx, method="loss"))
+    model = run.model(hyper, ctx)
+    collections = dict(model.init(keys, batch, ctx, method=run.objective))
     params = collections.pop("params", {})
+    tables.check_read(model, params)
     opt_state = run.optimizer(hyper).init(params)
     return TrainState(params, collections, opt_state, run_key, jnp.zeros((), jnp.int32))
 
 
-def setup(config: ConfigDict) -> tuple[Run, Dataset, Context]:
-    """Loads the data, finds the method by its name, and builds what it reads."""
-    data = datasets.load(**config.data)
+def setup(config: ConfigDict, data: Dataset | None = None) -> tuple[Run, Dataset, Context]:
+    """Loads the data unless given, finds the method by its name, and builds what it reads."""
+    data = datasets.load(**config.data) if data is None else data
     fields = dict(config.model)
     method = _method(fields.pop("name"))
-    known = {f.name for f in dataclasses.fields(method)} - {"parent", "name", "spec"}
+    known = {f.name for f in dataclasses.fields(method)} - {"parent", "name", "spec", "tables"}
     for key in fields:
         if key not in known:
             raise UserError(f"config.model.{key}: {method.__name__} reads only {sorted(known)}")
     ctx = method.context(data, **defaults(method, known) | fields)
+    ctx = tables.prepare(config.get("table"), data, ctx)
     task = importlib.import_module(f"mmrec_jax.tasks.{method.task}")
     return Run(method, {"spec": data.spec, **fields}, task, config), data, ctx
+
+
+def count_steps(run: Run, arrays: PyTree) -> Run:
+    """The run, with the steps that an epoch over ``arrays`` takes."""
+    steps = -(-run.task.size(arrays) // run.config.train.batch_size)
+    return dataclasses.replace(run, steps=steps)
 
 
 def defaults(method: type[Recommender], names: set[str]) -> dict[str, Any]:

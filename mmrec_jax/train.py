@@ -23,7 +23,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from mmrec_jax import evaluate as evaluation
-from mmrec_jax import optimize, report
+from mmrec_jax import memory, optimize, report
 from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.ops import sampling
@@ -44,11 +44,13 @@ def train_epoch(
       The new state, and the mean of the loss and of each of its parts over the epoch's examples,
       with ``bad_step``: the first step whose loss was not finite, or -1.
     """
-    model, optimizer = run.model(hyper), run.optimizer(hyper)
+    optimizer = run.optimizer(hyper)
     keys = jax.random.split(jax.random.fold_in(state.key, state.epoch), 3)
     order_key, refresh_key, steps_key = keys
-    fresh = model.apply(variables_of(state), ctx, method="refresh", rngs={"dropout": refresh_key})
+    refresh = functools.partial(run.model(hyper, ctx).apply, method="refresh")
+    fresh = refresh(variables_of(state), ctx, rngs={"dropout": refresh_key})
     ctx = _compute_dtype(fresh, run.config.train.precision)
+    model = run.model(hyper, ctx)  # anew: its tables may read what has just changed
 
     def step(carry, inputs):
         params, collections, opt_state = carry
@@ -65,7 +67,7 @@ def train_epoch(
                 variables,
                 batch,
                 ctx,
-                method="loss",
+                method=run.objective,
                 rngs={"dropout": dropout_key},
                 mutable=list(collections),
             )
@@ -102,10 +104,11 @@ def _compute_dtype(tree: PyTree, precision: str) -> PyTree:
     return tree if dtype == jnp.float32 else jax.tree.map(cast, tree)
 
 
-def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: str | Path, profile: bool = False) -> dict[str, Any]:
     """Trains, keeps the best by validation, tests it once, and writes the results to ``workdir``.
 
-    If ``workdir`` holds an unfinished run of the same configuration, that run goes on.
+    If ``workdir`` holds an unfinished run of the same configuration, that run goes on. With
+    ``profile``, a trace of one epoch is left in ``workdir/profile``.
 
     Returns:
       The summary, as in ``summary.json``.
@@ -117,11 +120,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     workdir = Path(workdir)
     _check_free(workdir, config)
     run, data, ctx = runs.setup(config)
-    if config.train.epochs and run.method.loss is Recommender.loss:
-        raise UserError(f"{run.method.__name__} learns nothing by steps; set train.epochs to 0")
-    optimize.build(config.optim, 0.0, 0.0, 1, 1)  # a mistyped name fails before anything is written
-    if config.eval.metric not in (known := run.task.labels(config)):
-        raise UserError(f"eval.metric is {config.eval.metric!r}; measured are {', '.join(known)}")
+    check(run)
     evaluators = {
         split: evaluation.Evaluator(run, data, split, config)
         for split in ("valid", "test")
@@ -133,21 +132,41 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     try:
         if config.train.epochs:
             arrays = run.task.prepare(data, config)
-            steps = -(-run.task.size(arrays) // config.train.batch_size)
-            run = dataclasses.replace(run, steps=steps)
-            variables, facts = _fit(run, ctx, arrays, evaluators.get("valid"), checkpoints, workdir)
+            run = runs.count_steps(run, arrays)
+            valid = evaluators.get("valid")
+            programs = Programs(run)
+            variables, facts = fit(
+                run, programs, ctx, arrays, valid, checkpoints, workdir, profile=profile
+            )
         else:
             variables, facts = {}, {"epochs": 0, "best_epoch": None}
-        summary = _summarise(run, data, ctx, variables, facts, evaluators, workdir)
+        summary = summarise(run, data, ctx, variables, facts, evaluators, workdir)
     finally:
         checkpoints.close()
     return summary
+
+
+def check(run: Run) -> None:
+    """Finds mistakes in the configuration of a run before anything is written.
+
+    Raises:
+      UserError: epochs of a method that learns nothing, or an unknown name.
+    """
+    config = run.config
+    if config.train.epochs and run.method.loss is Recommender.loss:
+        raise UserError(f"{run.method.__name__} learns nothing by steps; set train.epochs to 0")
+    optimize.build(config.optim, 0.0, 0.0, 1, 1)
+    if config.eval.metric not in (known := run.task.labels(config)):
+        raise UserError(f"eval.metric is {config.eval.metric!r}; measured are {', '.join(known)}")
 
 
 def _check_free(workdir: Path, config: ConfigDict) -> None:
     """Raises UserError if ``workdir`` holds a run of another configuration."""
     path, mine = workdir / "config.json", json.loads(config.to_json())
     theirs = json.loads(path.read_text()) if path.exists() else mine
+    mine, theirs = (
+        {key: value for key, value in tree.items() if key != "sweep"} for tree in (mine, theirs)
+    )
     if theirs != mine:
         changed = sorted(name for name, _ in _flat(mine).items() ^ _flat(theirs).items())
         names = ", ".join(dict.fromkeys(changed))
@@ -208,32 +227,88 @@ class Progress:
         return (config.eval.patience + 1 - self.stale) * config.eval.every
 
 
-def _fit(run, ctx, arrays, validate, checkpoints, workdir) -> tuple[PyTree, dict[str, Any]]:
-    """Trains to the end; returns the best variables and facts for the summary."""
+class Programs:
+    """The compiled programs of a run, made when first needed; members of a sweep share them.
+
+    Attributes:
+      init: ``run.init_state``, compiled.
+      compile_seconds: what compiling the epoch took; 0 if that was not needed.
+      memory_bytes: what the epoch needs, as the compiler says.
+    """
+
+    def __init__(self, run: Run):
+        self.init = jax.jit(functools.partial(runs.init_state, run))
+        self.compile_seconds, self.memory_bytes = 0.0, 0
+        self._run, self._epoch = run, None
+
+    def epoch(self, state: TrainState, hyper: dict, ctx: Context, arrays: PyTree) -> Callable:
+        """``train_epoch`` for arguments like these, of which shapes are enough.
+
+        Raises:
+          UserError: if it cannot fit into memory.
+        """
+        if self._epoch is None:
+            self._epoch, self.compile_seconds = _compile(self._run, state, hyper, ctx, arrays)
+            name = f"an epoch of {self._run.config.model.name}"
+            memory.check(self._epoch, name, "train.batch_size or model.dim")
+            self.memory_bytes = memory.needed(self._epoch)
+        return self._epoch
+
+
+def fit(
+    run: Run,
+    programs: Programs,
+    ctx: Context,
+    arrays: PyTree,
+    validate: evaluation.Evaluator | None,
+    checkpoints: Checkpoints,
+    workdir: Path,
+    hyper: dict[str, Array] | None = None,
+    until: int | None = None,
+    bar: Any = None,
+    profile: bool = False,
+) -> tuple[PyTree, dict[str, Any]]:
+    """Trains to the end, or to epoch ``until``; the best variables and facts for the summary.
+
+    Args:
+      run: whose configuration steers the loop.
+      programs: of the same shapes, perhaps of another member of a sweep.
+      ctx, arrays: what the method and its task read.
+      validate: the validation queries, if there are any.
+      checkpoints: to go on from and to write to.
+      workdir: where the log is.
+      hyper: values of what the programs take as traced numbers, besides the learning rate.
+      until: where to pause.
+      bar: shows the progress, and is closed; its own line if None.
+      profile: trace the second epoch and its validation, into the folder ``profile``.
+    """
     config, epochs = run.config, run.config.train.epochs
-    hyper = {"optim.lr": jnp.float32(config.optim.lr)}
-    state, best, progress = _start(run, hyper, ctx, arrays, checkpoints)
-    program, compile_seconds = _compile(run, state, hyper, ctx, arrays)
-    done = int(state.epoch)
+    until = epochs if until is None else min(until, epochs)
+    hyper = hyper or {}
+    steered = {"optim.lr": jnp.float32(config.optim.lr), **hyper}
+    state, best, progress = _start(run, programs, steered, ctx, arrays, checkpoints)
+    first = done = int(state.epoch)
     closing = contextlib.closing
-    with closing(report.Log(workdir)) as log, closing(report.Progress(epochs, done)) as bar:
+    with closing(report.Log(workdir)) as log, closing(bar or report.Progress(epochs, done)) as bar:
         log.rewind(done)
-        while done < epochs and not progress.stopped(config):
+        while done < until and not progress.stopped(config):
+            program = programs.epoch(state, steered, ctx, arrays)
             done += 1
             record: dict[str, Any] = {"epoch": done}
-            with _clock(record, "seconds"):
-                state, logs = program(state, hyper, ctx, arrays)
-                logs = {name: float(value) for name, value in logs.items()}
-            _check_finite(logs.pop("bad_step"), run.steps, done, workdir)
             means = {}
-            if validate and (done % config.eval.every == 0 or done == epochs):
-                with _clock(record, "evaluation_seconds"):
-                    means = validate.mean(variables_of(state), {}, ctx)
+            with _tracing(workdir, profile and done == first + 2):
+                with _clock(record, "seconds"):
+                    state, logs = program(state, steered, ctx, arrays)
+                    logs = {name: float(value) for name, value in logs.items()}
+                check_finite(logs.pop("bad_step"), run.steps, done, workdir)
+                if validate and (done % config.eval.every == 0 or done == epochs):
+                    with _clock(record, "evaluation_seconds"):
+                        means = validate.mean(variables_of(state), hyper, ctx)
             if progress.update(means.get(config.eval.metric), done, choosing=validate is not None):
                 # The next epoch reuses the memory of the state.
                 best = jax.tree.map(jnp.copy, variables_of(state))
             log.write({**record, **logs, **{f"valid/{name}": m for name, m in means.items()}})
-            due = done == epochs or progress.stopped(config) or done % config.checkpoint.every == 0
+            due = done == until or progress.stopped(config) or done % config.checkpoint.every == 0
             if due and best is not None:
                 checkpoints.save(state, best, dataclasses.asdict(progress))
             metric = config.eval.metric
@@ -242,22 +317,31 @@ def _fit(run, ctx, arrays, validate, checkpoints, workdir) -> tuple[PyTree, dict
     return best, {
         "epochs": done,
         "best_epoch": progress.best_epoch,
-        "seconds_per_epoch": _median(workdir, "seconds"),
-        "seconds_per_evaluation": _median(workdir, "evaluation_seconds"),
-        "compile_seconds": compile_seconds,
+        "seconds_per_epoch": median(workdir, "seconds"),
+        "seconds_per_evaluation": median(workdir, "evaluation_seconds"),
+        "compile_seconds": programs.compile_seconds,
+        "forecast_memory_bytes": programs.memory_bytes,
     }
 
 
-def _start(run, hyper, ctx, arrays, checkpoints) -> tuple[TrainState, PyTree, Progress]:
+def _start(run, programs, hyper, ctx, arrays, checkpoints) -> tuple[TrainState, PyTree, Progress]:
     """The newest checkpoint of the run, or else a fresh state."""
-    init = jax.jit(functools.partial(runs.init_state, run))
-    state = init(jax.random.key(run.config.seed), hyper, ctx, arrays)
-    found = checkpoints.restore(state)
+    inputs = (jax.random.key(run.config.seed), hyper, ctx, arrays)
+    like = jax.eval_shape(programs.init, *inputs)
+    found = checkpoints.restore(like)
     if found is None:
-        return state, None, Progress()
+        programs.epoch(like, hyper, ctx, arrays)  # tells what cannot fit, before memory is taken
+        return programs.init(*inputs), None, Progress()
     state, best, progress = found
     print(f"going on from epoch {int(state.epoch)}", file=sys.stderr)
     return state, best, Progress(**progress)
+
+
+def _tracing(workdir: Path, wanted: bool) -> contextlib.AbstractContextManager:
+    """Traces its body for TensorBoard and Perfetto, if ``wanted``."""
+    if not wanted:
+        return contextlib.nullcontext()
+    return jax.profiler.trace(workdir / "profile", create_perfetto_trace=True)
 
 
 @contextlib.contextmanager
@@ -268,7 +352,7 @@ def _clock(record: dict[str, Any], name: str) -> Iterator[None]:
     record[name] = time.perf_counter() - began
 
 
-def _median(workdir: Path, name: str) -> float | None:
+def median(workdir: Path, name: str) -> float | None:
     """Median over the log of the whole run; the first entry may hold a compilation."""
     values = [record[name] for record in report.read_log(workdir) if name in record]
     return float(np.median(values[1:] or values)) if values else None
@@ -282,7 +366,8 @@ def _compile(run, state, hyper, ctx, arrays) -> tuple[Callable, float]:
     return compiled, time.perf_counter() - began
 
 
-def _check_finite(bad_step: float, steps: int, epoch: int, workdir: Path) -> None:
+def check_finite(bad_step: float, steps: int, epoch: int, workdir: Path) -> None:
+    """Raises Diverged if an epoch had a step whose loss was not finite."""
     if bad_step >= 0:
         raise Diverged(
             f"the loss is not finite from step {int(bad_step) + 1} of {steps} in epoch {epoch}; "
@@ -290,12 +375,14 @@ def _check_finite(bad_step: float, steps: int, epoch: int, workdir: Path) -> Non
         )
 
 
-def _summarise(run, data, ctx, variables, facts, evaluators, workdir) -> dict[str, Any]:
+def summarise(
+    run, data, ctx, variables, facts, evaluators, workdir, hyper: dict | None = None
+) -> dict[str, Any]:
     """Tests the best parameters once and writes what the run has to show."""
     config = run.config
     means = {}
     for split, measure in evaluators.items():
-        measured = measure(variables, {}, ctx)
+        measured = measure(variables, hyper or {}, ctx)
         means[split] = run.task.summarise(measured, measure.users)
         entity = run.task.ENTITY
         ids = getattr(data, f"{entity}_ids")[measure.users]
@@ -310,7 +397,8 @@ def _summarise(run, data, ctx, variables, facts, evaluators, workdir) -> dict[st
         "split_hash": data.notes.get("split_hash"),
         **means,
         **facts,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables.get("params", {}))),
+        "model_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(variables)),
         "peak_memory_bytes": report.peak_memory(),
         **report.environment(),
         "data_notes": dict(data.notes),

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import struct
+from flax.core import FrozenDict
 
 Array = jax.Array
 PyTree = Any
@@ -36,7 +37,7 @@ class Spec:
       num_items: I.
       max_len: L, the longest history a sequence method reads.
       feature_dims: ``(name, F)`` of every modality, in a fixed order.
-      fields: ``(name, vocabulary size)`` of every categorical field of a click task.
+      fields: ``(name, vocabulary size)`` of every field of the impressions beside user and item.
       codes: codebook size of every level of a semantic id.
     """
 
@@ -85,6 +86,35 @@ class Interactions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Impressions:
+    """Items that were shown, with what came of it; parallel host arrays, one entry each.
+
+    Attributes:
+      user: int32 [E].
+      item: int32 [E].
+      time: int64 [E], any monotone unit.
+      fields: int32 [E, F], a value of each of ``Spec.fields``; 0 where it is unknown in training.
+      click: float32 [E], 0 or 1.
+      conversion: float32 [E], 0 or 1 and 1 only after a click; None where not recorded.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray
+    fields: np.ndarray
+    click: np.ndarray
+    conversion: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, index: np.ndarray) -> Impressions:
+        """The impressions at ``index`` (integers or a mask), in that order."""
+        parts = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return Impressions(*(None if part is None else part[index] for part in parts))
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset:
     """A validated, split data set on the host.
 
@@ -96,8 +126,10 @@ class Dataset:
       present: bool [I] by modality; False where the feature row is missing.
       user_ids, item_ids: the user's own ids; entry n is the id of user or item n.
       titles: a readable name per item, or None.
+      codes: semantic codes of the items, int32 [I, C], no two alike; None where there are none.
       item_graphs: ready-made item graphs by name, ``(row, col, weight)`` in item numbers.
-      fields: int32 [E] values of each categorical field of the training impressions, by name.
+      impressions: those of "train", "valid" and "test", whose clicks are the interactions; empty
+        unless asked for (``config.data.impressions``).
       notes: JSON-able facts about origin, split and filtering, copied into every result.
     """
 
@@ -111,10 +143,11 @@ class Dataset:
     features: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     present: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     titles: np.ndarray | None = None
+    codes: np.ndarray | None = None
     item_graphs: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = dataclasses.field(
         default_factory=dict
     )
-    fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    impressions: Mapping[str, Impressions] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -204,9 +237,12 @@ class Recommender(nn.Module):
 
     Attributes:
       spec: the sizes of the data.
+      tables: what stands in for the embedding tables ``"user"`` and ``"item"``, for those that are
+        no id tables; see ``mmrec_jax.tables``. One module may serve both.
     """
 
     spec: Spec
+    tables: Mapping[str, nn.Module] = dataclasses.field(default=FrozenDict(), kw_only=True)
 
     task: ClassVar[str]
 
@@ -244,6 +280,12 @@ class Recommender(nn.Module):
     def table(
         self, name: str, dim: int, init: Callable = nn.initializers.xavier_uniform()
     ) -> Array:
-        """The embedding table ``"user"`` [U, D] or ``"item"`` [I, D]; call it from ``setup``."""
+        """The embedding table ``"user"`` [U, D] or ``"item"`` [I, D]; call it from ``setup``.
+
+        An id table is the parameter ``name``; what stands in for it has its parameters below
+        ``tables_NAME``, and below ``tables_item`` if it serves both.
+        """
         rows = {"user": self.spec.num_users, "item": self.spec.num_items}[name]
+        if name in self.tables:
+            return self.tables[name](name, rows, dim, init)
         return self.param(name, init, (rows, dim))

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("NPROC", "1")  # XLA's threads: the workers already fill the cores
+# One folder per worker: JAX writes an entry in place, so another could read half of it. The
+# variables also reach the launchers that tests start.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+_CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla" / _WORKER
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest
@@ -16,11 +23,6 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     # Strict dtype promotion would be welcome too, but optax.adam does not pass it.
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    # One folder per worker: JAX writes an entry in place, so another could read half of it.
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-    cache = config.rootpath / ".pytest_cache" / "xla" / worker
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def pytest_sessionfinish() -> None:

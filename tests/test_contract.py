@@ -209,8 +209,13 @@ def relabel(data: Dataset, order: np.ndarray) -> Dataset:
         train=rename(data.train),
         valid=rename(data.valid),
         test=rename(data.test),
+        impressions={
+            name: dataclasses.replace(part, item=order[part.item].astype(np.int32))
+            for name, part in data.impressions.items()
+        },
         features={name: value[back] for name, value in data.features.items()},
         present={name: value[back] for name, value in data.present.items()},
+        codes=None if data.codes is None else data.codes[back],
     )
 
 

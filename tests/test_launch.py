@@ -1,5 +1,6 @@
 """The launcher end to end: flags in, files out, mistakes in one line."""
 
+import gzip
 import json
 import os
 import signal
@@ -46,6 +47,21 @@ def test_train_shows_progress_prints_a_table_and_writes_its_results(run):
     assert json.loads((workdir / "config.json").read_text())["model"]["name"] == "graph.lightgcn"
     users = pd.read_parquet(workdir / "per_user_test.parquet")
     assert np.isclose(users["recall@20"].mean(), summary["test"]["recall@20"])
+
+
+def test_a_second_start_compiles_nothing_and_a_profile_can_be_opened(tmp_path):
+    home = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    home.pop("JAX_COMPILATION_CACHE_DIR")
+    home.pop("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    entries = []
+    for start in ("first", "second"):
+        done = launch(CONFIG, f"--workdir={tmp_path / start}", "--profile", env=home)
+        assert done.returncode == 0, done.stderr
+        entries.append(sorted(path.name for path in (tmp_path / "mmrec_jax").glob("*-cache")))
+    assert len(entries[0]) > 10 and entries[0] == entries[1]
+    (trace,) = (tmp_path / "second").rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert any("train_epoch" in event.get("name", "") for event in events)
 
 
 def test_eval_needs_nothing_but_the_workdir(run):

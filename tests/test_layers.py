@@ -37,11 +37,11 @@ def test_feature_projects_rows_and_learns_the_raw_ones_if_told():
     for finetune in (False, True):
         module = layers.Feature(dim=2, finetune=finetune)
         params = module.init(jax.random.key(0), features, rows)["params"]
-        dense = params["Dense_0"]
+        dense = params["project"]
         expected = features[rows] @ dense["kernel"] + dense["bias"][None]
         out = module.apply({"params": params}, features, rows)
         np.testing.assert_allclose(out, expected, rtol=1e-6)
-        assert set(params) == ({"Dense_0", "features"} if finetune else {"Dense_0"})
+        assert set(params) == ({"project", "features"} if finetune else {"project"})
     np.testing.assert_array_equal(params["features"], features)
     moved = {**params, "features": features + 1.0}
     assert not np.allclose(module.apply({"params": moved}, features, rows), out)

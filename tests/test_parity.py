@@ -39,8 +39,8 @@ class Case:
 def _content(*layers: str) -> dict[str, str]:
     names = {
         "features": "embedding.weight",
-        "Dense_0/kernel": "trs.weight",
-        "Dense_0/bias": "trs.bias",
+        "project/kernel": "trs.weight",
+        "project/bias": "trs.bias",
     }
     return {
         f"content_{ours}/{name}": f"{ours}_{names[name]}"
@@ -86,7 +86,7 @@ CASES = {
             "item": "item_id_embedding.weight",
             "predictor/kernel": "predictor.weight",
             "predictor/bias": "predictor.bias",
-            **_content("features", "Dense_0/kernel", "Dense_0/bias"),
+            **_content("features", "project/kernel", "project/bias"),
         },
         {"reg": "norm"}
         | {n: n for n in ("user_item", "item_user", "text_item", "image_item")}
@@ -104,7 +104,7 @@ CASES = {
         {
             "user": "user_embedding.weight",
             "item": "item_id_embedding.weight",
-            **_content("features", "Dense_0/kernel"),
+            **_content("features", "project/kernel"),
         },
         {"bpr": "bpr", "text": "text", "image": "image"},
         {"modality_weights": (("image", 0.1), ("text", 0.9))},

@@ -1,4 +1,4 @@
-"""The sequence task, packed attention, the softmax over all items, and SASRec."""
+"""The sequence task, packed attention, the softmax over all items, SASRec, GRU4Rec and HSTU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ import pytest
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from mmrec_jax import queries
+from mmrec_jax.models.sequence import hstu
+from mmrec_jax.models.sequence.gru4rec import GRU4Rec
+from mmrec_jax.models.sequence.hstu import HSTU
 from mmrec_jax.models.sequence.sasrec import SASRec
 from mmrec_jax.ops import attention, softmax
 from mmrec_jax.tasks import sequence
@@ -20,7 +24,7 @@ from mmrec_jax.types import Context, Dataset, Interactions, Query, Spec, UserErr
 CONFIG = ConfigDict(
     {"train": {"batch_size": 4}, "eval": {"block": 2, "protocol": "strict"}}, type_safe=False
 )
-FIXTURE = Path(__file__).parent / "fixtures" / "sasrec.npz"
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def interactions(lines: dict[int, list[int]], time=None) -> Interactions:
@@ -31,7 +35,7 @@ def interactions(lines: dict[int, list[int]], time=None) -> Interactions:
 
 def dataset(train: Interactions, valid=None, test=None, max_len=3, num_items=9) -> Dataset:
     spec = Spec(num_users=5, num_items=num_items, max_len=max_len)
-    empty = interactions({0: []})
+    empty = interactions({0: []}, None if train.time is None else [])
     return Dataset(
         "tiny", spec, train, valid or empty, test or empty, np.arange(5), np.arange(num_items)
     )
@@ -65,6 +69,8 @@ def test_histories_are_ordered_by_time_then_place():
     batch = draw(data, [0], [1])
     np.testing.assert_array_equal(batch.items, [[4, 2, 3]])
     np.testing.assert_array_equal(batch.targets, [[2, 3, 1]])
+    np.testing.assert_array_equal(batch.times, [[0, 4, 4, 8]])  # counted from the first moment
+    assert draw(TINY, [0], [1]).times is None
 
 
 def test_negatives_are_never_the_users_items():
@@ -84,6 +90,34 @@ def test_queries_read_what_is_known_before_the_split():
     np.testing.assert_array_equal(valid.sequence[0], [[7, 1, 0], [-1, 5, 6]])
     np.testing.assert_array_equal(test.sequence[0], [[1, 0, 3], [5, 6, 2]])
     np.testing.assert_array_equal(test.target[0], [[5], [1]])
+    assert valid.times is None and test.times is None
+
+
+def test_queries_know_when_they_are_asked():
+    data = dataset(
+        interactions({0: [4, 2, 7, 1], 2: [5, 6]}, time=[11, 12, 13, 14, 31, 30]),
+        interactions({0: [3], 2: [2]}, time=[15, 10]),
+        interactions({0: [5, 6], 2: [1], 3: [8]}, time=[27, 16, 40, 50]),
+    )
+    valid, test = (sequence.queries(data, split, CONFIG) for split in ("valid", "test"))
+    asked = {int(user): times for user, times in zip(valid.user[0], valid.times[0], strict=True)}
+    np.testing.assert_array_equal(asked[0], [2, 3, 4, 5])
+    np.testing.assert_array_equal(asked[2], [0, 20, 21, 0])
+    users, times = test.user.reshape(-1), test.times.reshape(-1, 4)
+    asked = {int(user): row for user, row in zip(users, times, strict=True) if row.any()}
+    np.testing.assert_array_equal(asked[0], [3, 4, 5, 6])  # the earlier of its two targets
+    np.testing.assert_array_equal(asked[3], [0, 0, 0, 40])  # no history at all
+    known = queries.join(queries.join(data.train, data.valid), data.test)
+    now = queries.moments(data, known, np.array([0, 1]), wanted=None)
+    np.testing.assert_array_equal(now, [[5, 6, 17, 40], [0, 0, 0, 40]])
+
+
+def test_times_in_fine_units_fit_the_device():
+    data = dataset(interactions({0: [1, 2, 3]}, time=[5, 10**7 + 5, 10**15 + 5]))
+    unit = 465662  # the least that 10**15 fills no more than 31 bits of
+    ticks = queries.ticks(data, data.train.time)
+    assert ticks.dtype == np.int32
+    np.testing.assert_array_equal(ticks, [0, 10**7 // unit, 10**15 // unit])
 
 
 def test_enough_blocks_holds_nearly_every_batch():
@@ -167,17 +201,28 @@ def query_of(items) -> Query:
     return Query(user, user == 0, target, none, none, none, none, jnp.asarray(items))
 
 
-@pytest.fixture(scope="module")
-def recorded():
-    with np.load(FIXTURE, allow_pickle=False) as file:
-        return dict(file)
-
-
-@pytest.fixture(scope="module")
-def params(recorded):
+def fixture(name: str) -> tuple[dict, dict]:
+    """What other code returned, and the parameters it had, as ours are named."""
+    with np.load(FIXTURES / f"{name}.npz", allow_pickle=False) as file:
+        recorded = dict(file)
     names = [name for name in recorded if name.startswith("param/")]
     flat = {tuple(name.split("/")[1:]): jnp.asarray(recorded[name]) for name in names}
-    return traverse_util.unflatten_dict(flat)
+    return recorded, traverse_util.unflatten_dict(flat)
+
+
+def flattened(grads, skip="-") -> np.ndarray:
+    flat = traverse_util.flatten_dict(grads, sep="/")
+    return np.concatenate([np.ravel(flat[name]) for name in sorted(flat) if skip not in name])
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return fixture("sasrec")[0]
+
+
+@pytest.fixture(scope="module")
+def params():
+    return fixture("sasrec")[1]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -217,8 +262,7 @@ def test_agrees_with_a_pytorch_port(recorded, params, norm, case):
         model = small(norm=norm, objective=objective)
         loss, grads = loss_and_grads(model, params, batch)
         np.testing.assert_allclose(loss, recorded[f"{case}/{norm}/{objective}"], rtol=1e-6)
-        flat = traverse_util.flatten_dict(grads, sep="/")
-        ours = np.concatenate([np.ravel(flat[name]) for name in sorted(flat)])
+        ours = flattened(grads)
         np.testing.assert_allclose(ours, recorded[f"{case}/{norm}/{objective}/grad"], atol=1e-5)
 
 
@@ -295,8 +339,142 @@ def test_bfloat16_stays_close(recorded, params, objective):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("objective", "bpr"), ("norm", "batch"), ("heads", 3)]
+    ("field", "value"),
+    [("objective", "bpr"), ("sampler", "hard"), ("norm", "batch"), ("heads", 3)],
 )
 def test_unknown_options_are_errors(params, field, value):
     with pytest.raises(UserError, match=field):
         small(**{field: value}).apply({"params": params}, Context(), method="represent")
+
+
+# GRU4Rec
+
+
+def small_gru(max_len=6, **fields) -> GRU4Rec:
+    fields = {"dim": 8, "hidden": 12, "layers": 2, "dropout": 0.0} | fields
+    return GRU4Rec(Spec(num_users=9, num_items=30, max_len=max_len), **fields)
+
+
+def test_gru4rec_agrees_with_recbole():
+    """Numbers of RUCAIBox/RecBole, GRU4Rec, commit 7b02be5, with these weights.
+
+    RecBole's examples are all prefixes of the histories; its softmax also offers the padding item,
+    whose logit was left out.
+    """
+    recorded, params = fixture("gru4rec")
+    model, items = small_gru(), jnp.asarray(recorded["items"])
+
+    def states(model):
+        return model.project(model.encode(items, deterministic=True)).swapaxes(0, 1)
+
+    ours = model.apply({"params": params}, method=states)
+    ours = jnp.where((items >= 0)[..., None], ours, 0)
+    np.testing.assert_allclose(ours, recorded["states"], atol=2e-6)
+    rep, query = {"item": params["item"]}, query_of(items)
+    scores = model.apply({"params": params}, rep, query, method="score")
+    np.testing.assert_allclose(scores, recorded["scores"], atol=2e-6)
+    batch = batch_of(items, recorded["targets"], recorded["targets"])
+    loss, grads = loss_and_grads(model, params, batch)
+    np.testing.assert_allclose(loss, recorded["loss"], rtol=1e-6)
+    np.testing.assert_allclose(flattened(grads), recorded["grad"], atol=2e-6)
+    fresh = model.init(
+        {"params": jax.random.key(0), "dropout": jax.random.key(1)}, batch, Context(), method="loss"
+    )["params"]
+    assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, params)
+
+
+# HSTU
+
+
+def small_hstu(max_len=7, **fields) -> HSTU:
+    fields = {"dim": 8, "layers": 2, "heads": 2, "head_dim": 4, "dropout": 0.0} | fields
+    return HSTU(Spec(num_users=9, num_items=30, max_len=max_len), **fields)
+
+
+@pytest.fixture(scope="module")
+def public_hstu():
+    return fixture("hstu")
+
+
+def hstu_batch(recorded, case, timed, blocks=None) -> sequence.Batch:
+    parts = [recorded[f"{case}/{name}"] for name in ("items", "targets", "targets")]
+    times = jnp.asarray(recorded[f"{case}/times"]) if timed else None
+    return batch_of(*parts, blocks).replace(times=times)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+@pytest.mark.parametrize("case", ["full", "padded"])
+def test_hstu_agrees_with_the_authors_code(public_hstu, monkeypatch, case, timed):
+    """Numbers of facebookresearch/generative-recommenders, commit 2e81fab, with these weights.
+
+    The research code's HSTU, cosine output, sampled softmax at temperature 0.05, given negatives.
+    Without times its bias for them was set to zero.
+    """
+    recorded, params = public_hstu
+    batch, model = hstu_batch(recorded, case, timed), small_hstu(num_negatives=7)
+    known = (batch.items >= 0)[..., None]
+    layout = attention.padded(batch.items)
+    states = model.apply(
+        {"params": params}, batch.items, batch.times, layout, True, method="encode"
+    )
+    name = f"{case}/{'timed' if timed else 'untimed'}"
+    states = jnp.where(known, states, 0)
+    np.testing.assert_allclose(states, recorded[f"{name}/states"], atol=2e-6)
+
+    query = query_of(batch.items).replace(times=batch.times)
+    rep = model.apply({"params": params}, Context(), method="represent")
+    scores = model.apply({"params": params}, rep, query, method="score")
+    np.testing.assert_allclose(scores, recorded[f"{name}/scores"], atol=2e-6)
+
+    given = jnp.asarray(recorded["negatives"])
+    monkeypatch.setattr(sequence, "_draw", lambda *_: given)
+    loss, grads = loss_and_grads.__wrapped__(model, params, batch)
+    np.testing.assert_allclose(loss, recorded[f"{name}/loss"], rtol=2e-6)
+    theirs = recorded[f"{name}/grad"]
+    ours = flattened(grads, skip="-" if timed else "gap")
+    np.testing.assert_allclose(ours, theirs, atol=5e-6 * np.abs(theirs).max())
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    fresh = model.init(keys, batch, Context(), method="loss")["params"]
+    assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, params)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+@pytest.mark.parametrize("blocks", [3, 2])  # 16 known positions: three blocks hold them, two not
+def test_packing_changes_nothing_for_hstu(public_hstu, timed, blocks):
+    recorded, params = public_hstu
+    batch = hstu_batch(recorded, "padded", timed)
+    pad = lambda x, fill: jnp.pad(x, ((0, 3), (0, 0)), constant_values=fill)
+    batch = batch.replace(
+        user=jnp.zeros(8, jnp.int32),
+        items=pad(batch.items, -1),
+        targets=pad(batch.targets, -1),
+        negatives=pad(batch.negatives, -1),
+        mask=pad(batch.mask, 0),
+        times=pad(batch.times, 0) if timed else None,
+    )
+    model = small_hstu(objective="ce")
+    plain = loss_and_grads(model, params, batch.replace(blocks=8))
+    packed = loss_and_grads(model, params, batch.replace(blocks=blocks))
+    for got, expected in zip(jax.tree.leaves(packed), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_time_buckets_by_hand():
+    items = jnp.asarray([[-1, 3, 4]])
+    times = jnp.asarray([[0, 10, 12, 1012]])
+    bucket = hstu.gaps(times, attention.padded(items), 20)[0]
+    # 12 - 10 = 2: log 2 / 0.301 = 2.3; 1012 - 10: 6.91 / 0.301 = 22.96; 1012 - 12: 22.95
+    np.testing.assert_array_equal(bucket[1:, 1:], [[2, 0], [20, 20]])
+    np.testing.assert_array_equal(hstu.distances(3, 3), [[0, 0, 0], [1, 0, 0], [2, 1, 0]])
+    np.testing.assert_array_equal(hstu.distances(2, 4), [[1, 1, 0, 0], [1, 1, 1, 0]])
+
+
+def test_when_a_query_is_asked_changes_the_scores_of_hstu(public_hstu):
+    recorded, params = public_hstu
+    batch = hstu_batch(recorded, "full", timed=True)
+    query = query_of(batch.items).replace(times=batch.times)
+    later = query.replace(times=batch.times.at[:, -1].add(10**9))
+    model = small_hstu()
+    rep = model.apply({"params": params}, Context(), method="represent")
+    score = lambda query: model.apply({"params": params}, rep, query, method="score")
+    assert (jnp.abs(score(query) - score(later)).max(axis=1) > 1e-3).all()

@@ -11,7 +11,9 @@ sampled negatives .0921 / .0531 (Tikhonovich et al., "eSASRec", RecSys 2025,
 https://arxiv.org/abs/2508.06450, same 22,363 sequences). With one negative: .0605 / .0318 (as
 reported there, after TIGER, NeurIPS 2023).
 
-Variants: ``beauty``, ``debug``, ``synthetic``.
+Variants: ``beauty``; ``bce``, one negative, as the authors; ``gbce``, gSASRec with its 256
+negatives; ``sampled``, softmax over 256 sampled items; ``popular``, those drawn by popularity and
+corrected for it; ``debug``, ``synthetic``.
 """
 
 from ml_collections import ConfigDict
@@ -27,10 +29,22 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.layers = 2
     config.model.heads = 1
     config.model.dropout = 0.5
-    config.model.objective = "ce"  # or bce, as the authors
+    config.model.objective = "ce"  # or bce, sampled, gbce
+    config.model.num_negatives = 1  # read by all but ce
+    config.model.sampler = "uniform"  # or popularity
+    config.model.calibration = 0.75  # of gbce
     config.model.norm = "original"  # or pre, post
     config.train.batch_size = 256
     config.eval.metric = "ndcg@10"
     config.eval.protocol = "strict"
     beauty = {"eval.every": 2, "eval.patience": 8, "train.epochs": 160}
-    return base.parse(config, arg, beauty=beauty)
+    sampled = {"model.objective": "sampled", "model.num_negatives": 256}
+    return base.parse(
+        config,
+        arg,
+        beauty=beauty,
+        bce={"model.objective": "bce", "model.num_negatives": 1},
+        gbce={"model.objective": "gbce", "model.num_negatives": 256},
+        sampled=sampled,
+        popular=sampled | {"model.sampler": "popularity"},
+    )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmrec_jax.data import build, files, frames, readers, side, synthetic
+from mmrec_jax.data import codes as coding
+from mmrec_jax.data import fields as fielded
+from mmrec_jax.data import forget as forgetting
 from mmrec_jax.types import Dataset, UserError
 
 
@@ -25,6 +29,15 @@ def load(
     k_core: int = 0,
     max_len: int = 50,
     knobs: Mapping[str, float] | None = None,
+    codes: str = "",
+    collisions: str = "error",
+    forget: str = "",
+    impressions: bool = False,
+    fields: Sequence[str] = (),
+    numeric: Sequence[str] = (),
+    buckets: int = 10,
+    click_rating: float = 0.0,
+    conversion_rating: float = 0.0,
 ) -> Dataset:
     """Reads, checks and splits a data set; the options are the keys of ``config.data``.
 
@@ -35,7 +48,8 @@ def load(
     Args:
       source: ``synthetic``; a file or folder (see :func:`mmrec_jax.data.readers.read`); a folder
         of prepared data; or the name of a TFDS set.
-      columns: column names of a plain table by role: user, item, time, rating, label.
+      columns: column names of a plain table by role: user, item, time, rating, label, click,
+        conversion.
       features: feature files; empty takes those beside the interactions.
       item_graphs: ``.npz`` files of ready-made item graphs.
       split: label, ratio, leave_one_out, time or auto (see :func:`mmrec_jax.data.splits.assign`).
@@ -44,6 +58,16 @@ def load(
       k_core: fewest interactions of every user and item; 0 keeps all.
       max_len: longest history a sequence method reads.
       knobs: of the synthetic set, see :func:`mmrec_jax.data.synthetic.make`.
+      codes, collisions: semantic codes, see :func:`mmrec_jax.data.codes.attach`; "" for none.
+      forget: a table of users, items and pairs to load the data without, see
+        :func:`mmrec_jax.data.forget.without`; "" for none.
+      impressions: rows are impressions, some of them clicked, and carry fields; see
+        :func:`mmrec_jax.data.fields.build`, which also explains what follows.
+      fields: columns to take as fields; empty takes all that have no other role.
+      numeric: fields of numbers.
+      buckets: ranges that numbers are cut into.
+      click_rating: ratings from here on are clicks; 0 reads clicks from their column.
+      conversion_rating: likewise for conversions.
 
     Raises:
       UserError: anything amiss, in one line that names file, row and remedy.
@@ -52,14 +76,33 @@ def load(
         split=split, ratios=tuple(ratios), split_seed=split_seed, k_core=k_core, max_len=max_len
     )
     beside = dict(features=tuple(features), item_graphs=tuple(item_graphs))
+    taken = dict(fields=tuple(fields), numeric=tuple(numeric)) if impressions else None
+    labels = dict(buckets=buckets, click_rating=click_rating, conversion_rating=conversion_rating)
+    builder = functools.partial(_builder(taken, labels), **rules)
+    coded = functools.partial(_finished, name=codes, collisions=collisions, forget=forget)
     if source == "synthetic":
-        return build.build(synthetic.make(**synthetic.check_knobs(knobs or {})), **rules)
+        make = synthetic.impressions if impressions else synthetic.make
+        return coded(builder(make(**synthetic.check_knobs(knobs or {}))))
     path = Path(source).expanduser()
     if path.exists() and not _is_prepared(path):
-        return build.build(readers.read(path, columns, **beside), **rules)
+        folder = path if path.is_dir() else path.parent
+        return coded(builder(readers.read(path, columns, **beside, fields=taken)), folder=folder)
     if not path.exists():
         _check_name(source)
-    return _prepared(source, beside, rules)
+    return coded(_prepared(source, beside, rules, builder, taken))
+
+
+def _finished(
+    data: Dataset, name: str, collisions: str, forget: str = "", folder: Path | None = None
+) -> Dataset:
+    """``data`` with the semantic codes ``name`` and without what ``forget`` lists, if not ""."""
+    data = coding.attach(data, name, collisions, folder) if name else data
+    return forgetting.without(data, forget) if forget else data
+
+
+def _builder(taken: Mapping[str, Any] | None, labels: Mapping[str, Any]) -> Callable[..., Dataset]:
+    """What makes a data set of a table: of interactions, or with ``taken`` of impressions."""
+    return build.build if taken is None else functools.partial(fielded.build, **taken, **labels)
 
 
 def from_frames(interactions: Any, features: Mapping[str, Any] | None = None, **options) -> Dataset:
@@ -69,14 +112,19 @@ def from_frames(interactions: Any, features: Mapping[str, Any] | None = None, **
       interactions: a DataFrame, or arrays by column name, with one entry per interaction.
       features: by modality, a DataFrame (item ids in a column of a usual name, else its index),
         a vector by item id, or a matrix whose row i describes item i.
-      **options: ``name``, ``titles`` (title by item id), ``columns``, and the split options of
-        :func:`load`.
+      **options: ``name``, ``titles`` (title by item id), ``columns``, and the options of
+        :func:`load` about the split, about codes and about impressions.
 
     Raises:
       UserError: anything amiss, in one line.
     """
-    given = {key: options.pop(key) for key in ("name", "titles", "columns") if key in options}
-    return build.build(frames.table(interactions, features or {}, **given), **options)
+    pop = lambda *names: {key: options.pop(key) for key in names if key in options}
+    given, impressions = pop("name", "titles", "columns"), options.pop("impressions", False)
+    taken = {"fields": (), "numeric": ()} | pop("fields", "numeric") if impressions else None
+    builder = _builder(taken, pop("buckets", "click_rating", "conversion_rating"))
+    codes, collisions = options.pop("codes", ""), options.pop("collisions", "error")
+    table = frames.table(interactions, features or {}, **given, fields=taken)
+    return _finished(builder(table, **options), codes, collisions)
 
 
 def _is_prepared(path: Path) -> bool:
@@ -95,7 +143,13 @@ def _check_name(source: str) -> None:
         files.find(source)
 
 
-def _prepared(source: str, beside: Mapping[str, tuple], rules: Mapping[str, Any]) -> Dataset:
+def _prepared(
+    source: str,
+    beside: Mapping[str, tuple],
+    rules: Mapping[str, Any],
+    builder: Callable[..., Dataset],
+    taken: Mapping[str, tuple] | None,
+) -> Dataset:
     """A prepared or TFDS set; the former has its split and side information already."""
     prepared = importlib.import_module("mmrec_jax.data.prepared")  # TFDS is slow to import
     if source.split("/")[0] == "movielens":
@@ -103,8 +157,8 @@ def _prepared(source: str, beside: Mapping[str, tuple], rules: Mapping[str, Any]
         features = side.features(Path(), beside["features"]) if beside["features"] else {}
         graphs = side.item_graphs(Path(), beside["item_graphs"])
         table = dataclasses.replace(table, features=features, item_graphs=graphs)
-        return build.build(table, **rules)
-    named = [key for key, value in beside.items() if value]
+        return builder(table)
+    named = [key for key, value in {**beside, **(taken or {})}.items() if value]
     named += ["k_core"] * bool(rules["k_core"])
     named += ["split"] * (rules["split"] not in ("auto", "label"))
     if named:

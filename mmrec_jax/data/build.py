@@ -42,9 +42,8 @@ def build(
     """
     if not len(table.user):
         raise UserError(f"{table.origin}: there is no interaction; give at least one line of data")
-    table = _same_kind_of_ids(table)
-    user_ids = _all_ids(table.user) if table.user_ids is None else table.user_ids
-    item_ids = _item_ids(table)
+    table = numbering(table)
+    user_ids, item_ids = table.user_ids, table.item_ids
     known = _numbered(table, user_ids, item_ids)
     items = _items(table, item_ids)
     kept = _without_repeats(known, table)
@@ -73,12 +72,11 @@ def build(
     trained = np.bincount(kept.user[part == 0], minlength=len(user_ids)) > 0
     chosen = [np.flatnonzero((part == p) & trained[kept.user]) for p in range(3)]
     _check_held_out(part, chosen, table.origin)
-    every = Interactions(kept.user, kept.item, pick(_time(table)), pick(_rating(table)))
+    every = Interactions(kept.user, kept.item, pick(times(table)), pick(_rating(table)))
     parts = [every.take(index) for index in chosen]
     counts |= dict(zip(("train", "valid", "test"), map(len, parts), strict=True))
     counts["untrained_users_dropped"] = len(kept) - sum(map(len, parts))
     notes |= {"split": facts, **_facts(parts, user_ids, items)}
-    fields = {name: pick(values).astype(np.int32) for name, values in table.fields.items()}
     return Dataset(
         name=table.name,
         spec=Spec(
@@ -86,7 +84,6 @@ def build(
             num_items=len(items.ids),
             max_len=max_len,
             feature_dims=tuple((name, x.shape[1]) for name, x in items.features.items()),
-            fields=tuple((name, int(np.max(v)) + 1) for name, v in table.fields.items()),
         ),
         train=parts[0],
         valid=parts[1],
@@ -97,9 +94,39 @@ def build(
         present=items.present,
         titles=items.titles,
         item_graphs=items.graphs,
-        fields={name: values[chosen[0]] for name, values in fields.items()},
         notes={**table.notes, **notes},
     )
+
+
+def numbering(table: Table) -> Table:
+    """The table with ``user_ids`` and ``item_ids`` as :func:`build` would choose them."""
+    table = _same_kind_of_ids(table)
+    user_ids = _all_ids(table.user) if table.user_ids is None else table.user_ids
+    return dataclasses.replace(table, user_ids=user_ids, item_ids=_item_ids(table))
+
+
+def numbers(values: np.ndarray, ids: np.ndarray, origin: str) -> np.ndarray:
+    """The numbers of raw ids, int32.
+
+    Raises:
+      UserError: an id that the numbering does not hold.
+    """
+    found = _find(values, ids)
+    if (found < 0).any():
+        unknown = values[np.argmax(found < 0)]
+        raise UserError(f"{origin}: id '{unknown}' is not in the id map; add it there or drop it")
+    return found.astype(np.int32)
+
+
+def times(table: Table) -> np.ndarray | None:
+    """Times as int64 [E]: microseconds where a source has fractions, else its own unit."""
+    time = table.time
+    if time is None or time.dtype.kind in "iu":
+        return None if time is None else time.astype(np.int64)
+    if not np.abs(time).max() < 2**43:  # beyond it microseconds do not fit
+        return np.rint(time).astype(np.int64)
+    whole = bool((time == np.rint(time)).all())
+    return np.rint(time if whole else time * 1e6).astype(np.int64)
 
 
 def split_hash(parts: Sequence[Interactions], user_ids, item_ids) -> str:
@@ -152,8 +179,8 @@ class _Items:
 
 def _numbered(table: Table, user_ids: np.ndarray, item_ids: np.ndarray) -> _Numbered:
     """All interactions by number."""
-    user = _numbers(table.user, user_ids, table.origin)
-    return _Numbered(user, _numbers(table.item, item_ids, table.origin), np.arange(len(user)))
+    user = numbers(table.user, user_ids, table.origin)
+    return _Numbered(user, numbers(table.item, item_ids, table.origin), np.arange(len(user)))
 
 
 def _items(table: Table, ids: np.ndarray) -> _Items:
@@ -237,19 +264,6 @@ def _is_range(ids: np.ndarray) -> bool:
     return ids.dtype.kind in "iu" and np.array_equal(ids, np.arange(len(ids)))
 
 
-def _numbers(values: np.ndarray, ids: np.ndarray, origin: str) -> np.ndarray:
-    """The numbers of raw ids, int32.
-
-    Raises:
-      UserError: an id that the numbering does not hold.
-    """
-    found = _find(values, ids)
-    if (found < 0).any():
-        unknown = values[np.argmax(found < 0)]
-        raise UserError(f"{origin}: id '{unknown}' is not in the id map; add it there or drop it")
-    return found.astype(np.int32)
-
-
 def _without_repeats(numbered: _Numbered, table: Table) -> _Numbered:
     """The first interaction of every (user, item) pair, in the order of the source."""
     key = numbered.user.astype(np.int64) * (int(numbered.item.max()) + 1) + numbered.item
@@ -267,17 +281,6 @@ def _renumbered(numbered: _Numbered, k: int, origin: str):
     items, item = np.unique(numbered.item, return_inverse=True)
     left = _Numbered(user.astype(np.int32), item.astype(np.int32), numbered.rows)
     return left, users, items
-
-
-def _time(table: Table) -> np.ndarray | None:
-    """Times as int64 [E]: microseconds where a source has fractions, else its own unit."""
-    time = table.time
-    if time is None or time.dtype.kind in "iu":
-        return None if time is None else time.astype(np.int64)
-    if not np.abs(time).max() < 2**43:  # beyond it microseconds do not fit
-        return np.rint(time).astype(np.int64)
-    whole = bool((time == np.rint(time)).all())
-    return np.rint(time if whole else time * 1e6).astype(np.int64)
 
 
 def _rating(table: Table) -> np.ndarray | None:
@@ -328,7 +331,7 @@ def _feature_rows(given: Features, item_ids: np.ndarray, origin: str) -> np.ndar
         raise UserError(
             f"{given.origin}: {len(given.ids)} ids but {count} rows; give one id per row"
         )
-    rows = _numbers(given.ids, item_ids, given.origin)
+    rows = numbers(given.ids, item_ids, given.origin)
     repeated = np.flatnonzero(np.bincount(rows) > 1)
     if len(repeated):
         raise UserError(
@@ -358,7 +361,7 @@ def _graph(given: ItemGraph, item_ids: np.ndarray, origin: str):
       UserError: nodes that are not the items, or weights that are not finite.
     """
     if given.ids is not None:
-        node = _numbers(given.ids, item_ids, given.origin)
+        node = numbers(given.ids, item_ids, given.origin)
     elif given.size != len(item_ids) or not _is_range(item_ids):
         raise UserError(
             f"{given.origin}: a graph of {given.size} nodes without ids does not fit the "

@@ -23,6 +23,8 @@ USUAL = {
     "time": ("timestamp", "time", "unixtime", "unixreviewtime", "ts"),
     "rating": ("rating", "overall", "score", "stars"),
     "label": ("xlabel", "splitlabel"),
+    "click": ("click", "clicked", "isclick", "clk", "label"),
+    "conversion": ("conversion", "converted", "isconversion", "purchase", "purchased", "buy"),
     "title": ("title", "name"),
 }  # fmt: skip
 
@@ -147,6 +149,17 @@ class Columns:
             raise UserError(
                 f"{self.at(bad)}: '{name}' is {values[bad]}; labels are 0 (train), 1 (valid) or "
                 "2 (test); mend it, or name another column in config.data.columns.label"
+            )
+        return values.astype(np.int8)
+
+    def binary(self, name: str, role: str) -> np.ndarray:
+        """What is 0 or 1, int8."""
+        values = self.numbers(name, role)
+        bad = _first(pa.array(~np.isin(values, (0, 1))))
+        if bad is not None:
+            raise UserError(
+                f"{self.at(bad)}: '{name}' is {values[bad]}; a {role} is 0 or 1; mend it, or name "
+                f"another column in config.data.columns.{role}"
             )
         return values.astype(np.int8)
 

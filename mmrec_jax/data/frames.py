@@ -23,6 +23,7 @@ def table(
     name: str = "frames",
     titles: Mapping[Any, str] | None = None,
     columns: Mapping[str, str] | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> Table:
     """A table from a DataFrame or arrays by name; see :func:`mmrec_jax.data.from_frames`.
 
@@ -30,7 +31,7 @@ def table(
       UserError: a missing column, lengths that differ, or values of the wrong kind.
     """
     named = {role: column for role, column in (columns or {}).items() if column}
-    given = readers.from_columns(_columns(interactions), name, named, "frames")
+    given = readers.from_columns(_columns(interactions), name, named, "frames", fields)
     return dataclasses.replace(
         given,
         features={modality: _features(modality, value) for modality, value in features.items()},

@@ -2,7 +2,7 @@
 
 A set is a folder ``DATA_DIR/NAME/VERSION`` that plain TFDS opens too. Its splits train, valid and
 test hold the interactions; folders beside them are TFDS sets of their own with whatever else the
-data set knows (``users``, ``items``, ``fields``, ``graph0`` ...). Every record is a block of rows,
+data set knows (``users``, ``items``, ``graph0`` ...). Every record is a block of rows,
 for reading one record per row costs a hundred times as much. ``metadata.json`` is written last and
 holds the checksums: a folder without it is not complete. TensorFlow is not needed.
 """
@@ -29,7 +29,7 @@ from absl import logging
 
 from mmrec_jax.data.build import split_hash
 from mmrec_jax.data.table import Table
-from mmrec_jax.types import Dataset, Interactions, Spec, UserError
+from mmrec_jax.types import Dataset, Impressions, Interactions, Spec, UserError
 
 FORMAT = 1  # of what is below metadata["mmrec_jax"]
 BLOCK = 8192  # rows per record, fewer where rows are wide
@@ -73,7 +73,6 @@ def write(
         "tables": sorted(tables),
         "feature": list(data.features),
         "present": list(data.present),
-        "field": list(data.fields),
         "graph": list(data.item_graphs),
         "split_hash": _split_hash(data),
     }
@@ -192,11 +191,16 @@ def _tables(data: Dataset) -> dict[str, Columns]:
     items = {"id": data.item_ids}
     if data.titles is not None:
         items["title"] = data.titles
+    if data.codes is not None:
+        items["code"] = data.codes
     items |= {_key("feature", name): x for name, x in data.features.items()}
     items |= {_key("present", name): p for name, p in data.present.items()}
     tables = {"users": {"id": data.user_ids}, "items": items}
-    if data.fields:
-        tables["fields"] = {_key("field", name): v for name, v in data.fields.items()}
+    for split, part in data.impressions.items():
+        columns = {"fields": part.fields} if data.spec.fields else {}  # TFDS stores no zero width
+        columns |= {name: getattr(part, name) for name in ("user", "item", "time", "click")}
+        columns |= {} if part.conversion is None else {"conversion": part.conversion}
+        tables[f"impressions_{split}"] = columns
     for number, (row, col, weight) in enumerate(data.item_graphs.values()):
         tables[f"graph{number}"] = {"row": row, "col": col, "weight": weight}
     return {
@@ -221,10 +225,20 @@ def _dataset(
         features=named("feature", items),
         present=named("present", items),
         titles=items.get("title"),
+        codes=items.get("code"),
         item_graphs={name: (g["row"], g["col"], g["weight"]) for name, g in graphs.items()},
-        fields=named("field", tables.get("fields", {})),
+        impressions={
+            split: _impressions(tables[f"impressions_{split}"])
+            for split in SPLITS
+            if f"impressions_{split}" in tables
+        },
         notes={**facts["notes"], "prepared": about},
     )
+
+
+def _impressions(columns: Columns) -> Impressions:
+    """Impressions from their table."""
+    return Impressions(**{"fields": np.zeros((len(columns["user"]), 0), np.int32), **columns})
 
 
 def _ids(values: np.ndarray) -> np.ndarray:

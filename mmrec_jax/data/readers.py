@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mmrec_jax.data import files, side
+from mmrec_jax.data import fields as impressions
+from mmrec_jax.data import files, ml100k, side
 from mmrec_jax.data.columns import USUAL, Columns, plain_name
 from mmrec_jax.data.table import Table
 from mmrec_jax.types import UserError
@@ -20,13 +22,15 @@ def read(
     columns: Mapping[str, str] | None = None,
     features: Sequence[str] = (),
     item_graphs: Sequence[str] = (),
+    fields: Mapping[str, Sequence[str]] | None = None,
 ) -> Table:
     """Reads a file or folder of interactions and the side information beside it.
 
     Layouts: MMRec (``NAME.inter`` with integer ids that number the rows of ``*.npy``), RecBole
     (the same with typed headers and any ids), a plain table (CSV, TSV, Parquet; any ids),
-    sequences (lines of a user and the items in the order of time), LightGCN (``train.txt`` or
-    ``.npz``, and ``test.txt``).
+    sequences (lines of a user and the items in the order of time; or ``NAME.inter.json``, lists of
+    items by user, as LC-Rec and LETTER have them), LightGCN (``train.txt`` or
+    ``.npz``, and ``test.txt``), MovieLens-100K as published (``u.data``, ``u.user``, ``u.item``).
 
     Args:
       path: an existing file or folder.
@@ -35,17 +39,25 @@ def read(
       features: feature files, relative to the folder or the working directory; empty takes all
         that lie beside the interactions (:func:`mmrec_jax.data.side.features`).
       item_graphs: ``.npz`` files of item graphs, likewise; empty takes none.
+      fields: the keyword arguments ``fields`` and ``numeric`` of :func:`fields.columns` where rows
+        are impressions, else None.
 
     Raises:
       UserError: anything amiss in the files.
     """
     named = {role: name for role, name in (columns or {}).items() if name}
     folder = path if path.is_dir() else path.parent
+    if path.is_dir() and ml100k.is_it(path):
+        return dataclasses.replace(
+            ml100k.read(path),
+            features=side.features(folder, features),
+            item_graphs=side.item_graphs(folder, item_graphs),
+        )
     if path.is_dir() and (parts := _published_parts(path)):
         table = _lightgcn(path, *parts)
     else:
-        table = _interactions(_only_file(path, named) if path.is_dir() else path, named)
-    named_by_file = path.is_file() or table.origin.endswith(".inter")
+        table = _interactions(_only_file(path, named) if path.is_dir() else path, named, fields)
+    named_by_file = path.is_file() or table.origin.endswith((".inter", ".inter.json"))
     return dataclasses.replace(
         table,
         name=table.name if named_by_file else path.resolve().name,
@@ -56,8 +68,14 @@ def read(
     )
 
 
-def from_columns(given: Columns, name: str, named: Mapping[str, str], layout: str) -> Table:
-    """A table with one interaction per row."""
+def from_columns(
+    given: Columns,
+    name: str,
+    named: Mapping[str, str],
+    layout: str,
+    fields: Mapping[str, Sequence[str]] | None = None,
+) -> Table:
+    """A table with one interaction, or with ``fields`` one impression, per row."""
     user, item = given.role("user", named), given.role("item", named)
     time, rating, label = (given.role(r, named, needed=False) for r in ("time", "rating", "label"))
     table = Table(
@@ -69,18 +87,21 @@ def from_columns(given: Columns, name: str, named: Mapping[str, str], layout: st
         label=None if label is None else given.labels(label),
         origin=given.origin,
         notes={"layout": layout},
+        **({} if fields is None else impressions.columns(given, named, **fields)),
     )
     if layout != "mmrec":
         return table
     return _numbered(table, lambda row, role: f"{given.at(row)}: '{given.role(role, named)}'")
 
 
-def _interactions(path: Path, named: Mapping[str, str]) -> Table:
+def _interactions(path: Path, named: Mapping[str, str], fields: Mapping | None) -> Table:
     """A single file of interactions in whichever layout its first lines show."""
     if path.suffix == ".npz":
         user, item = _integer_pairs(path)
         table = Table(path.stem, user, item, origin=str(path), notes={"layout": "pairs"})
         return _numbered(table, lambda row, role: f"{path}: entry {row + 1}: {role}")
+    if path.name.endswith(".inter.json"):
+        return _json_lists(path)
     if path.suffix not in (".parquet", ".inter") and _is_sequences(path):
         lines = _lines_of_ids(path)
         notes = {"layout": "sequences", "time": "place in the user's line"}
@@ -88,7 +109,7 @@ def _interactions(path: Path, named: Mapping[str, str]) -> Table:
     given = Columns.read(path)
     is_inter = path.suffix == ".inter"
     layout = "recbole" if given.typed else "mmrec" if is_inter else "table"
-    return from_columns(given, path.stem, named, layout)
+    return from_columns(given, path.stem, named, layout, fields)
 
 
 def _lightgcn(folder: Path, *paths: Path) -> Table:
@@ -149,6 +170,31 @@ def _numbered(table: Table, at) -> Table:
     )
 
 
+def _json_lists(path: Path) -> Table:
+    """Lists of items in the order of time, by user.
+
+    Raises:
+      UserError: it is no such JSON.
+    """
+    wrong = UserError(f'{path}: expected {{"user": [item, item, ...], ...}}, all items of one kind')
+    try:
+        content = json.loads(files.content(path))
+        counts = np.array([len(items) for items in content.values()], np.int64)
+        item = np.array([*itertools.chain.from_iterable(content.values())])
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValueError):
+        raise wrong from None
+    user = np.array([*content], dtype=str)
+    if item.ndim != 1 or item.dtype.kind not in "iuU" or not len(item):
+        raise wrong
+    numbers = np.char.isdecimal(user) & (np.char.str_len(user) < 18)
+    if numbers.all() and np.array_equal(user, user.astype(np.int64).astype(str)):
+        user = user.astype(np.int64)
+    place = np.arange(len(item)) - np.repeat(np.cumsum(counts) - counts, counts)
+    notes = {"layout": "lists", "time": "place in the user's list"}
+    name = path.name.removesuffix(".inter.json")
+    return Table(name, np.repeat(user, counts), item, place, origin=str(path), notes=notes)
+
+
 def _integer_pairs(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The arrays ``user`` and ``item`` of an ``.npz``, int64 [E]."""
     given = files.arrays(path, ("user", "item"))
@@ -168,7 +214,8 @@ def _published_parts(folder: Path) -> list[Path]:
 
 def _only_file(folder: Path, named: Mapping[str, str]) -> Path:
     """The one file of a folder that holds interactions."""
-    found = files.visible(folder, ".inter")
+    lists = [path for path in files.visible(folder, ".json") if path.stem.endswith(".inter")]
+    found = files.visible(folder, ".inter") or lists
     if not found:
         tables = files.visible(folder, ".csv", ".tsv", ".parquet", ".txt")
         found = [path for path in tables if _fits(path, named)]

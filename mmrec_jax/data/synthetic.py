@@ -15,6 +15,7 @@ import numpy as np
 from mmrec_jax.data.table import Features, Table
 from mmrec_jax.types import UserError
 
+_SHOWN = 4  # impressions per interaction that is asked for; about so many are not clicked
 _CANDIDATES = 32  # items that compete for one interaction
 _ROUNDS = 8  # of drawing, after which a user's repeats of an item are dropped
 _BLOCK = 1 << 16  # interactions drawn at a time, which bounds memory
@@ -87,6 +88,80 @@ def make(
         origin="synthetic",
         notes={"source": "synthetic", "layout": "synthetic"},
     )
+
+
+def impressions(**knobs) -> Table:
+    """Draws impressions with fields; the knobs are those of :func:`make`.
+
+    A user sees four items for each of ``mean_interactions``, drawn by popularity alone. A click
+    depends on the factors, as there; on the pair of the user's ``user_group`` and the item's
+    ``item_genre``; on the latter and the ``hour``, each genre having its time of day; on the
+    ``device``; and on how clickable the item is. A conversion depends on the ``price`` and on what
+    the user's group can pay. Labels, cold items and features are as in :func:`make`.
+    """
+    given = {n: p.default for n, p in inspect.signature(make).parameters.items()} | knobs
+    _check(given)
+    size, rng = (given["num_users"], given["num_items"]), np.random.default_rng(given["seed"])
+    streams = rng.spawn(6)
+    first, last, items = _factors(streams[0], *size, given["factors"], given["drift"])
+    user, place, count = _events(
+        streams[1], size[0], _SHOWN * size[1], _SHOWN * given["mean_interactions"]
+    )
+    held = place >= count - _held_out(count)
+    item = _shown_items(streams[2], held, size[1], given["popularity"], given["cold"])
+    time = _times(streams[3], user, place, count, size[0])
+    draw = streams[4]
+    fields = {
+        "user_group": first.argmax(1)[user],
+        "item_genre": items.argmax(1)[item],
+        "price": np.round(np.exp(draw.standard_normal(size[1])) * 20, 2)[item],
+        "hour": time // 3600 % 24,
+        "device": draw.integers(0, 3, len(user)),
+    }
+    mood = first[user] + (place / np.maximum(count - 1, 1))[:, None] * (last - first)[user]
+    liking = given["taste"] / 2 * np.einsum("ef,ef->e", mood, items[item])
+    width, genre = given["factors"], fields["item_genre"]
+    liking += draw.standard_normal((width, width))[fields["user_group"], genre]
+    phase = draw.uniform(0, 2 * np.pi, width)[genre]
+    liking += 1.5 * np.cos(2 * np.pi * fields["hour"] / 24 - phase)
+    liking += np.array([0.3, 0.0, -0.5])[fields["device"]]
+    liking += 0.5 * draw.standard_normal(size[1])[item]
+    click = draw.random(len(user)) < _sigmoid(liking - 1.8)
+    means = 20 * np.exp(draw.standard_normal(width))[fields["user_group"]]
+    buys = draw.random(len(user)) < _sigmoid(1.5 * np.log(means / fields["price"]) - 0.5)
+    return Table(
+        name="synthetic_impressions",
+        user=user,
+        item=item,
+        time=time,
+        label=_label(user, held, size[0]),
+        user_ids=np.arange(size[0]),
+        item_ids=np.arange(size[1]),
+        features=_features(
+            streams[5], items, (given["image_dim"], given["text_dim"]), given["noise"],
+            given["missing"],
+        ),
+        fields=fields,
+        click=click.astype(np.int8),
+        conversion=(click & buys).astype(np.int8),
+        origin="synthetic",
+        notes={"source": "synthetic", "layout": "synthetic impressions"},
+    )  # fmt: skip
+
+
+def _shown_items(rng, held: np.ndarray, num_items: int, popularity: float, cold: float):
+    """Items by popularity, int64 [E]; cold ones only where ``held``, bool [E]."""
+    is_cold = np.zeros(num_items, bool)
+    is_cold[rng.permutation(num_items)[: int(cold * num_items)]] = True
+    weight = (1.0 + rng.permutation(num_items)) ** -popularity
+    item = np.empty(len(held), np.int64)
+    for allowed, rows in ((weight * ~is_cold, ~held), (weight, held)):
+        item[rows] = rng.choice(num_items, rows.sum(), p=allowed / allowed.sum())
+    return item
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
 
 
 def check_knobs(knobs) -> dict:

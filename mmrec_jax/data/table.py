@@ -70,7 +70,9 @@ class Table:
       features: by modality.
       item_graphs: by name.
       titles: names of items, or None.
-      fields: categorical values, int [E], of every interaction, by name.
+      fields: further columns [E] of any kind, by name: what was known at each impression.
+      click: 0 or 1 [E] where rows are impressions, or None.
+      conversion: 0 or 1 [E], what clicks led to, or None.
       origin: what errors call the source, a file name as a rule.
       notes: JSON-able facts about the source that every result shall carry.
     """
@@ -87,5 +89,7 @@ class Table:
     item_graphs: Mapping[str, ItemGraph] = dataclasses.field(default_factory=dict)
     titles: Titles | None = None
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    click: np.ndarray | None = None
+    conversion: np.ndarray | None = None
     origin: str = "interactions"
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from flax import linen as nn
 
 from mmrec_jax import layers, losses
 from mmrec_jax.tasks.pairwise import Batch
@@ -40,7 +39,7 @@ class VBPR(Recommender):
     def setup(self):
         self.user = self.table("user", 2 * self.dim)
         self.item = self.table("item", self.dim)
-        self.project = nn.Dense(self.dim, kernel_init=layers.xavier_normal)
+        self.project = layers.ProjectRows(self.dim, kernel_init=layers.xavier_normal)
 
     def represent(self, ctx: Context) -> dict[str, Array]:
         every = jnp.arange(self.spec.num_items)
@@ -60,9 +59,9 @@ class VBPR(Recommender):
     def _items(self, ctx: Context, rows: Array) -> Array:
         """Vectors [B, 2D] of the items ``rows`` [B]."""
         names = self.spec.modalities
-        features = jnp.concatenate([ctx.features[name][rows] for name in names], axis=-1)
+        features = [ctx.features[name] for name in names]
         present = jnp.stack([ctx.present[name][rows] for name in names]).any(0)
-        content = jnp.where(present[:, None], self.project(features), 0.0)
+        content = jnp.where(present[:, None], self.project(features, rows), 0.0)
         return jnp.concatenate([self.item[rows], content], axis=-1)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mmrec_jax import layers, losses
-from mmrec_jax.ops import attention, softmax
+from mmrec_jax import layers
+from mmrec_jax.ops import attention
+from mmrec_jax.tasks import sequence
 from mmrec_jax.tasks.sequence import Batch
 from mmrec_jax.types import Array, Context, Query, Recommender, UserError
 
-OBJECTIVES = ("ce", "bce")
 NORMS = ("original", "pre", "post")
 
 
@@ -21,6 +20,9 @@ class SASRec(Recommender):
     Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018,
     https://arxiv.org/abs/1808.09781. With ``objective="ce"`` it is the SASRec+ of Klenitskiy and
     Vasilev, "Turning Dross Into Gold Loss", RecSys 2023, https://arxiv.org/abs/2309.07602.
+
+    With ``objective="gbce"`` and 256 negatives it is gSASRec (Petrov and Macdonald, RecSys 2023,
+    https://arxiv.org/abs/2308.07192).
 
     With ``objective="bce"`` and ``norm="original"`` this is the authors' TensorFlow code: only
     queries are normalised before attention, the residual connections start from the normalised
@@ -33,7 +35,7 @@ class SASRec(Recommender):
       layers: attention blocks.
       heads: attention heads; divides ``dim``.
       dropout: rate at the embeddings, the attention weights and in the feed-forward layers.
-      objective: "ce", softmax over all items, or "bce", one sampled negative for each position.
+      objective, num_negatives, sampler, calibration: of the loss; see ``sequence.next_item``.
       norm: "original"; "pre", normalise each layer's input, or "post", its residual sum.
     """
 
@@ -42,19 +44,23 @@ class SASRec(Recommender):
     heads: int = 1
     dropout: float = 0.5
     objective: str = "ce"
+    num_negatives: int = 1
+    sampler: str = "uniform"
+    calibration: float = 0.75
     norm: str = "original"
 
     task = "sequence"
 
     def setup(self):
-        _check("objective", self.objective, OBJECTIVES)
-        _check("norm", self.norm, NORMS)
+        sequence.check(self.objective, self.sampler)
+        if self.norm not in NORMS:
+            raise UserError(f"model.norm is {self.norm!r}; it must be one of {', '.join(NORMS)}")
         if self.dim % self.heads:
             raise UserError(f"model.dim {self.dim} is no multiple of model.heads {self.heads}")
         self.item = self.table("item", self.dim)
         shape = (self.spec.max_len, self.dim)
         self.position = self.param("position", nn.initializers.xavier_uniform(), shape)
-        self.drop = Dropout(self.dropout)
+        self.drop = layers.Dropout(self.dropout)
         self.blocks = [
             Block(self.dim, self.heads, self.dropout, self.norm) for _ in range(self.layers)
         ]
@@ -64,14 +70,7 @@ class SASRec(Recommender):
         return {"item": self.item}
 
     def loss(self, batch: Batch, ctx: Context) -> tuple[Array, dict[str, Array]]:
-        size, length = batch.items.shape
-        full = lambda model, batch: model._loss(batch, attention.padded(batch.items))
-        short = lambda model, batch: model._loss(batch, attention.packed(batch.items, batch.blocks))
-        if 2 * batch.blocks > size or self.is_initializing():  # packing would save too little
-            value = full(self, batch)
-        else:
-            fits = jnp.sum(batch.items >= 0) <= batch.blocks * length
-            value = nn.cond(fits, short, full, self, batch)
+        value = sequence.packed_if_shorter(SASRec._loss, self, batch)
         return value, {self.objective: value}
 
     def score(self, rep: dict[str, Array], query: Query) -> Array:
@@ -91,14 +90,17 @@ class SASRec(Recommender):
 
     def _loss(self, batch: Batch, layout: attention.Layout) -> Array:
         states = self.encode(batch.items, layout, deterministic=False)
-        target, weight = layout.take(batch.targets, 0), layout.take(batch.mask, 0.0)
-        if self.objective == "ce":
-            flat = states.reshape(-1, self.dim)
-            return softmax.cross_entropy(flat, self.item, target.ravel(), weight.ravel())
-        negative = layout.take(batch.negatives, 0)
-        score = lambda item: jnp.sum(states * jnp.take(self.item, item, axis=0), axis=-1)
-        logistic = jax.nn.softplus(-score(target)) + jax.nn.softplus(score(negative))
-        return losses.masked_mean(logistic, weight)
+        return sequence.next_item(
+            self.make_rng("dropout"),
+            states,
+            self.item,
+            batch,
+            layout,
+            objective=self.objective,
+            num_negatives=self.num_negatives,
+            sampler=self.sampler,
+            calibration=self.calibration,
+        )
 
 
 class Block(nn.Module):
@@ -118,7 +120,7 @@ class Block(nn.Module):
         self.query, self.key, self.value = dense(), dense(), dense()
         self.inner, self.outer = dense(), dense()
         self.attention_norm, self.feed_norm = _layer_norm(), _layer_norm()
-        self.drop = Dropout(self.dropout)
+        self.drop = layers.Dropout(self.dropout)
 
     def __call__(self, x: Array, layout: attention.Layout, deterministic: bool) -> Array:
         """The next states [N, L, D] of states ``x``."""
@@ -140,30 +142,9 @@ class Block(nn.Module):
         return normed + feed(normed)
 
 
-class Dropout(nn.Module):
-    """Dropout whose rate may be a traced value.
-
-    Attributes:
-      rate: share of entries that is dropped.
-    """
-
-    rate: float
-
-    def __call__(self, x: Array, deterministic: bool) -> Array:
-        """``x``, with entries dropped unless ``deterministic``."""
-        if deterministic or (isinstance(self.rate, float) and self.rate == 0.0):
-            return x
-        return layers.dropout(self.make_rng("dropout"), x, self.rate)
-
-
 def _layer_norm() -> nn.LayerNorm:
     # The fast variance loses what so small an epsilon is meant to keep.
     return nn.LayerNorm(epsilon=1e-8, use_fast_variance=False)
-
-
-def _check(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"model.{name} is {value!r}; it must be one of {', '.join(known)}")
 
 
 Model = SASRec

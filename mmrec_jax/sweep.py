@@ -1,0 +1,717 @@
+"""Sweeps: many runs of one configuration that share data, compiled programs and one choice.
+
+A *setting* is a choice of values from the space; a *member* is a setting with a seed, and ends
+with the files of a lone run. Members whose values differ only in traced numbers form a *group*
+with one set of compiled programs. The better setting is the one with the better mean, over its
+seeds, of the validation metric. What trains and chooses is given data without a test part; the
+test part is read after the choice.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import csv
+import dataclasses
+import functools
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmrec_jax import data as datasets
+from mmrec_jax import evaluate, memory, report, side_by_side, space, train
+from mmrec_jax import run as runs
+from mmrec_jax.checkpoint import Checkpoints, variables_of
+from mmrec_jax.types import Array, Dataset, PyTree, TrainState, UserError
+
+MODES = ("auto", "loop", "vmap", "map")
+_MEMORY_SHARE = 0.8  # of a device that members side by side may fill
+
+
+@dataclasses.dataclass
+class Member:
+    """One run of a sweep.
+
+    Attributes:
+      setting: number of its setting.
+      values: what is varied, the seed among it, by dotted key.
+      config: of the run.
+      workdir: of the run.
+      facts: what training has to tell the summary; empty before.
+    """
+
+    setting: int
+    values: dict[str, Any]
+    config: ConfigDict
+    workdir: Path
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Its summary; empty if it has not ended, or diverged."""
+        path = self.workdir / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def open(self) -> None:
+        """Makes the working directory."""
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        report.write_json(self.workdir / "config.json", json.loads(self.config.to_json()))
+
+    def give_up(self, error: train.Diverged) -> None:
+        """Notes that the run has diverged."""
+        (self.workdir / "diverged.txt").write_text(f"{error}\n")
+
+    @property
+    def diverged(self) -> bool:
+        return (self.workdir / "diverged.txt").exists()
+
+    @property
+    def ended(self) -> bool:
+        return self.diverged or (self.workdir / "summary.json").exists()
+
+    def reached(self, epoch: float = math.inf) -> float:
+        """The best validation value until ``epoch``; minus infinity where there is none."""
+        metric = self.config.eval.metric
+        if self.diverged:
+            return -math.inf
+        if not self.config.train.epochs:
+            values = [self.summary.get("valid", {}).get(metric)]
+        else:
+            log = report.read_log(self.workdir)
+            values = [r.get(f"valid/{metric}") for r in log if r["epoch"] <= epoch]
+        return max((v for v in values if v is not None), default=-math.inf)
+
+
+class ReadOnHostError(Exception):
+    """Code outside the compiled programs read the value of ``key``, so it cannot be traced."""
+
+    def __init__(self, key: str):
+        super().__init__(key)
+        self.key = key
+
+
+class Untouched:
+    """Stands in a configuration for a value that only the compiled programs may read."""
+
+    def __init__(self, key: str):
+        self._key = key
+
+    def _read(self, *_, **__):
+        raise ReadOnHostError(self._key)
+
+    __bool__ = __int__ = __float__ = __index__ = __array__ = __jax_array__ = _read
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = _read
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __abs__ = _read
+    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __str__ = __format__ = _read
+
+
+class Group:
+    """What members share that differ in nothing but traced numbers.
+
+    Attributes:
+      traced: keys whose values may differ.
+      run: with the common values, and :class:`Untouched` for the traced ones.
+      ctx, arrays: what the method and its task read; the latter None if nothing is trained.
+      valid: validation queries.
+      programs: those of a lone run.
+    """
+
+    def __init__(self, member: Member, data: Dataset, traced: Sequence[str], like: Group | None):
+        config = _without(member.config, traced)
+        if like is None:
+            run, _, self.ctx = runs.setup(config, data)
+            train.check(run)
+            self.arrays = run.task.prepare(data, config) if config.train.epochs else None
+        else:
+            run, self.ctx, self.arrays = like.run, like.ctx, like.arrays
+        self.run = _with_config(run, config)
+        if self.arrays is not None:
+            self.run = runs.count_steps(self.run, self.arrays)
+        self.traced = tuple(traced)
+        self._numbers = {"optim.lr", *traced} - {"seed"}  # the seed comes in as a key
+        self.valid = evaluate.Evaluator(self.run, data, "valid", config)
+        self.programs = train.Programs(self.run)
+        self.together: dict[tuple, side_by_side.SideBySide] = {}
+        self._fixed = self._rest(member)
+
+    def takes(self, member: Member) -> bool:
+        """Whether the compiled programs serve this member too."""
+        return self._rest(member) == self._fixed
+
+    def _rest(self, member: Member) -> dict[str, str]:
+        return {k: repr(v) for k, v in member.values.items() if k not in self.traced}
+
+    def hyper(self, member: Member) -> dict[str, Array]:
+        """The member's values of the traced keys, and, as in a lone run, its learning rate."""
+        known = dict(space.leaves(member.config))
+        return {key: jnp.float32(known[key]) for key in self._numbers}
+
+    def run_of(self, member: Member) -> runs.Run:
+        """The run as the member would have it alone."""
+        return _with_config(self.run, member.config)
+
+    def variables(self) -> PyTree:
+        """Shapes of the linen variables of a member."""
+        if self.arrays is None:
+            return {}
+        return variables_of(self._state())
+
+    def compiles(self) -> bool:
+        """Whether everything can be traced with the values of ``traced`` unknown."""
+        try:
+            state = self._state()
+            epoch = functools.partial(train.train_epoch, self.run)
+            state, _ = jax.eval_shape(epoch, state, self._shapes(), self.ctx, self.arrays)
+            self.valid.trace(variables_of(state), self._shapes(), self.ctx)
+        except Exception:  # whatever a method makes of a number without a value
+            return False
+        return True
+
+    def _shapes(self) -> dict[str, Any]:
+        return {key: jax.ShapeDtypeStruct((), jnp.float32) for key in self._numbers}
+
+    def _state(self) -> TrainState:
+        init = self.programs.init
+        return jax.eval_shape(init, jax.random.key(0), self._shapes(), self.ctx, self.arrays)
+
+
+def _without(config: ConfigDict, keys: Sequence[str]) -> ConfigDict:
+    """The configuration with nothing to be read at ``keys``."""
+    config = config.copy_and_resolve_references()
+    with config.ignore_type(), config.unlocked():
+        config.update_from_flattened_dict({key: Untouched(key) for key in keys})
+    return config
+
+
+def _with_config(run: runs.Run, config: ConfigDict) -> runs.Run:
+    """The run with the hyper-parameters of ``config``."""
+    fields = {key: value for key, value in config.model.items() if key != "name"}
+    return dataclasses.replace(run, fields={**run.fields, **fields}, config=config)
+
+
+def form(member: Member, data: Dataset, keys: Sequence[str]) -> Group:
+    """The group of a member, with as many of ``keys`` traced as its method can bear.
+
+    What reads a value on the host, or cannot do without one when traced, is not traced; no method
+    has to say so.
+    """
+    try:
+        group = Group(member, data, keys, None)
+        if not keys or group.compiles():
+            return group
+        able = [key for key in keys if Group(member, data, [key], group).compiles()]
+        return Group(member, data, able, group)
+    except ReadOnHostError as error:
+        return form(member, data, [key for key in keys if key != error.key])
+    except Exception:
+        if not keys:
+            raise
+        return form(member, data, ())  # if it was a mistake of the user, it will be said now
+
+
+class Vault:
+    """Data sets, which it hands out without their test part; the latest is kept in memory."""
+
+    def __init__(self):
+        self._name, self._data = "", None
+
+    def load(self, config: ConfigDict) -> Dataset:
+        """The data to train and to choose with."""
+        data = self.reveal(config)
+        return dataclasses.replace(data, test=data.train.take(np.zeros(0, np.int64)))
+
+    def reveal(self, config: ConfigDict) -> Dataset:
+        """The data with the test part, for what has been chosen."""
+        name = config.data.to_json()
+        if self._data is None or name != self._name:
+            self._name, self._data = name, datasets.load(**config.data)
+        return self._data
+
+
+def measure_modes(
+    group: Group, members: Sequence[Member], programs: Mapping[str, side_by_side.SideBySide]
+) -> dict[str, float]:
+    """Seconds that one epoch of all members takes in each mode, on the device at hand."""
+    shared = (group.ctx, group.arrays)
+    keys, hyper = side_by_side.stacked(group, members)
+    mine = group.hyper(members[0])
+    state = group.programs.init(keys[0], mine, *shared)
+    alone = group.programs.epoch(state, mine, *shared)
+    seconds = {"loop": len(members) * _seconds(lambda s: alone(s, mine, *shared)[0], state)}
+    for mode, side in programs.items():
+        states = side.init(keys, hyper, *shared)
+        steering = (hyper, jnp.ones(len(members), bool))
+        step = lambda s, side=side, steering=steering: side.epoch(s, steering, *shared)[0]
+        seconds[mode] = _seconds(step, states)
+    return seconds
+
+
+def _seconds(step: Callable, state: PyTree) -> float:
+    """What a call takes once it is warm."""
+    state = jax.block_until_ready(step(state))
+    began = time.perf_counter()
+    jax.block_until_ready(step(state))
+    return time.perf_counter() - began
+
+
+class Board:
+    """Progress of a whole sweep on standard error: a line every ``interval`` seconds at most."""
+
+    def __init__(self, members: Sequence[Member], interval: float = 10.0):
+        self._members, self._interval = members, interval
+        self._epochs: dict[int, int] = {}  # by member, reached in this session
+        self._trained, self._began, self._next = 0, time.monotonic(), 0.0
+        self.until = 0
+
+    def update(self, member: Member, epoch: int, loss: float, value: float | None) -> None:
+        """Takes note of an epoch of a member."""
+        self._trained += 1
+        self._epochs[id(member)] = epoch
+        shown = "" if value is None else f", {member.config.eval.metric} {value:.4f}"
+        self.show(f"{member.workdir.name} epoch {epoch}, loss {loss:.4f}{shown}")
+
+    def show(self, what: str, now: bool = False) -> None:
+        """Prints a line if it is time, or in any case if ``now``."""
+        clock = time.monotonic()
+        if now or clock >= self._next:
+            self._next = clock + self._interval
+            ended = sum(member.ended for member in self._members)
+            line = f"sweep: {ended}/{len(self._members)} runs ended, {what}{self._eta(clock)}"
+            print(line, file=sys.stderr, flush=True)
+
+    def _eta(self, clock: float) -> str:
+        """The time left if those that train stop when, on average, the others did."""
+        if not self._trained:
+            return ""
+        ended = [self._epochs[id(m)] for m in self._members if m.ended and id(m) in self._epochs]
+        each = statistics.fmean(ended) if ended else self.until
+        left = sum(
+            max(each - self._epochs.get(id(member), 0), 0)
+            for member in self._members
+            if not member.ended
+        )
+        return f", ETA {report.clock((clock - self._began) / self._trained * left)}"
+
+    def line(self, member: Member) -> Line:
+        """What a lone run shows its progress on."""
+        return Line(self, member)
+
+
+@dataclasses.dataclass
+class Line:
+    """A member's line on the board, in the shape of ``report.Progress``."""
+
+    board: Board
+    member: Member
+
+    def update(self, epoch: int, loss: float, metric: str, value: float | None, stop: int) -> None:
+        del metric, stop
+        self.board.update(self.member, epoch, loss, value)
+
+    def close(self) -> None:
+        pass
+
+
+class Sweep:
+    """The state of a sweep.
+
+    Attributes:
+      members: all runs, by setting.
+      mode: how members of a group are run.
+      measured: seconds that an epoch of a group took in each mode, where that was asked for.
+    """
+
+    def __init__(self, members: list[Member], keys: Sequence[str], options: ConfigDict):
+        self.members, self.mode, self.measured = members, options.mode, {}
+        self._keys, self._options = list(keys), options
+        self._vault, self._group, self._board = Vault(), None, Board(members)
+
+    def begin(self) -> None:
+        """Makes the first group, which brings to light most mistakes, and writes nothing."""
+        next(self._groups(self.members))
+
+    def train(self, members: Sequence[Member], until: int) -> None:
+        """Trains members to epoch ``until``, and writes the summaries of those that have ended."""
+        self._board.until = until
+        for group, mine in self._groups([m for m in members if not m.ended]):
+            mode = self._mode(group, mine)
+            for member in mine:
+                member.open()
+            if mode == "loop":
+                for member in mine:
+                    self._train_alone(group, member, until)
+                    self._finish(group, [member], until)
+                continue
+            for part, programs in self._parts(group, mine, mode):
+                side_by_side.fit(group, part, programs, until, self._board)
+                self._finish(group, part, until)
+
+    def end(self, members: Sequence[Member]) -> None:
+        """Writes the summaries of members that are not trained any further."""
+        for group, mine in self._groups([m for m in members if not m.ended]):
+            self._finish(group, mine, until=0)
+
+    def test(self, members: Sequence[Member]) -> None:
+        """Measures members on the test part, each of them once; the choice has been made."""
+        todo = [m for m in members if not m.diverged and "test" not in m.summary]
+        for group, mine in self._groups(todo):
+            data = self._vault.reveal(mine[0].config)
+            if len(data.test):
+                measure = evaluate.Evaluator(group.run, data, "test", group.run.config)
+                for member in mine:
+                    self._summarise(group, member, data, test=measure)
+
+    def _groups(self, members: list[Member]) -> Iterator[tuple[Group, list[Member]]]:
+        """Groups with their members, in order; the programs of one are kept at a time."""
+        while members:
+            if self._group is None or not self._group.takes(members[0]):
+                self._group = None  # frees its memory
+                data = self._vault.load(members[0].config)
+                if not len(data.valid):
+                    raise UserError(f"{data.name} has no validation split to choose by")
+                self._group = form(members[0], data, self._keys)
+                self._keys = list(self._group.traced)  # what failed once is not tried again
+            group = self._group
+            yield group, [member for member in members if group.takes(member)]
+            members = [member for member in members if not group.takes(member)]
+
+    def _mode(self, group: Group, members: Sequence[Member]) -> str:
+        """How to run a group; ``auto`` is decided by the first group that has a choice."""
+        if len(members) == 1 or group.arrays is None:
+            return "loop"
+        if self.mode == "auto" and jax.default_backend() == "cpu":
+            self.mode = "loop"  # measured: there, side by side is slower, the caches being small
+        if self.mode == "auto":
+            self.measured = measure_modes(group, *self._largest(group, members))
+            self.mode = min(self.measured, key=self.measured.__getitem__)
+        return self.mode
+
+    def _largest(self, group, members) -> tuple[list[Member], dict[str, side_by_side.SideBySide]]:
+        """The first part of a group, with its programs in each mode that runs it at once."""
+        part, vmapped = next(self._parts(group, members, "vmap"))
+        return part, {"vmap": vmapped, "map": self._programs(group, part, "map")}
+
+    def _parts(
+        self, group, members, mode
+    ) -> Iterator[tuple[list[Member], side_by_side.SideBySide]]:
+        """Cuts a group into equal parts that the memory holds, with their programs."""
+        most = self._options.max_members or len(members)
+        while True:
+            size = -(-len(members) // -(-len(members) // most))
+            programs = self._programs(group, members[:size], mode)
+            fits = programs.memory_bytes <= _MEMORY_SHARE * memory.available()
+            if fits or size == 1 or self._options.max_members:
+                break
+            most = max(1, size // 2)
+        for begin in range(0, len(members), size):
+            yield list(members[begin : begin + size]), programs
+
+    def _programs(
+        self, group: Group, members: Sequence[Member], mode: str
+    ) -> side_by_side.SideBySide:
+        known = group.together
+        if (mode, len(members)) not in known:
+            known[mode, len(members)] = side_by_side.SideBySide(group, members, mode)
+        return known[mode, len(members)]
+
+    def _train_alone(self, group: Group, member: Member, until: int) -> None:
+        if group.arrays is None:
+            member.facts = {"epochs": 0, "best_epoch": None}
+            return
+        with contextlib.closing(Checkpoints(member.workdir)) as checkpoints:
+            try:
+                _, member.facts = train.fit(
+                    group.run_of(member),
+                    group.programs,
+                    group.ctx,
+                    group.arrays,
+                    group.valid,
+                    checkpoints,
+                    member.workdir,
+                    hyper=group.hyper(member),
+                    until=until,
+                    bar=self._board.line(member),
+                )
+            except train.Diverged as error:
+                member.give_up(error)
+
+    def _finish(self, group: Group, members: Sequence[Member], until: int) -> None:
+        """Writes the summaries of members, as far as they do not go on after epoch ``until``."""
+        for member in members:
+            if member.diverged:
+                continue
+            if not until or until > member.facts["epochs"] or until == member.config.train.epochs:
+                self._summarise(group, member, self._vault.load(member.config))
+
+    def _summarise(self, group: Group, member: Member, data: Dataset, **test) -> None:
+        """Measures the best variables of a member and writes what it has to show."""
+        best, evaluators = {}, {"valid": group.valid, **test}
+        if group.arrays is not None:
+            with contextlib.closing(Checkpoints(member.workdir)) as checkpoints:
+                best = checkpoints.restore_best(group.variables())
+        facts, old = member.facts, member.summary
+        if old:
+            facts = {key: value for key, value in old.items() if key not in ("valid", "test")}
+        train.summarise(
+            group.run_of(member),
+            data,
+            group.ctx,
+            best,
+            {**facts, "test_evaluations": len(test)},
+            evaluators,
+            member.workdir,
+            hyper=group.hyper(member),
+        )
+        if not old:
+            self._board.show(f"{member.workdir.name} ended")
+
+
+def sweep(config: ConfigDict, wanted: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
+    """Runs every setting with every seed, chooses by validation, then tests what was chosen.
+
+    A sweep that was killed goes on where it was: members that have ended are not run again.
+
+    Args:
+      config: what all members have in common; its section ``sweep`` says how to search.
+      wanted: values by dotted key (see :mod:`mmrec_jax.space`); seeds by the key ``seed``.
+      workdir: where the members' working directories and the results are written.
+
+    Returns:
+      The summary, as in ``summary.json``.
+
+    Raises:
+      UserError: faulty input, a ``workdir`` of another sweep, or nothing left to choose from.
+    """
+    began, workdir, options = time.monotonic(), Path(workdir), _checked(config.sweep)
+    wanted = space.check(wanted, config)
+    settings = space.settings(wanted, config, options.trials, options.seed)
+    seeds = wanted.get("seed", (config.seed,))
+    members = _members(config, settings, seeds, workdir)
+    rungs = _rungs(config, len(settings))
+    plan = _plan(config, wanted, settings, seeds, rungs)
+    _check_free(workdir, plan)
+    state = Sweep(members, [key for key in wanted if _may_be_traced(key, config)], options)
+    state.begin()
+    workdir.mkdir(parents=True, exist_ok=True)
+    report.write_json(workdir / "sweep.json", plan)
+    going, before = members, 0
+    for until, count in rungs:
+        kept = {choice.setting for choice in ranking(going, before)[:count]}
+        state.end([member for member in going if member.setting not in kept])
+        going, before = [member for member in going if member.setting in kept], until
+        state.train(going, until)
+    best = ranking(going)[0]
+    if best.mean == -math.inf:
+        raise UserError(f"{workdir}: every setting has a run that diverged; try smaller optim.lr")
+    state.test(members if options.test == "all" else best.members)
+    summary = _summary(state, best, plan, time.monotonic() - began)
+    write_table(workdir / "results.csv", members)
+    (workdir / "results.md").write_text(table(members) + "\n")
+    report.write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def _checked(options: ConfigDict) -> ConfigDict:
+    """The section ``sweep`` of a configuration.
+
+    Raises:
+      UserError: a value that means nothing.
+    """
+    for key, known in (("mode", MODES), ("test", ("winner", "all"))):
+        if options[key] not in known:
+            raise UserError(
+                f"sweep.{key} is {options[key]!r}; it must be one of {', '.join(known)}"
+            )
+    if options.halving < 0 or options.halving == 1:
+        raise UserError(f"sweep.halving is {options.halving}; it must be 2 or more, or 0 for none")
+    for key, least in (("min_epochs", 1), ("trials", 0), ("max_members", 0)):
+        if options[key] < least:
+            raise UserError(f"sweep.{key} is {options[key]}; it must be at least {least}")
+    return options
+
+
+def _may_be_traced(key: str, config: ConfigDict) -> bool:
+    """Whether to try: the compiled programs take numbers of these sections, and the seed's key."""
+    if not config.train.epochs:
+        return False
+    number = isinstance(dict(space.leaves(config))[key], float)
+    return key == "seed" or (number and key.startswith(("model.", "optim.")))
+
+
+def _members(config, settings, seeds, workdir) -> list[Member]:
+    members = []
+    digits = max(3, len(str(len(settings) * len(seeds) - 1)))
+    for number, setting in enumerate(settings):
+        for seed in seeds:
+            values = {**setting, "seed": seed}
+            own = config.copy_and_resolve_references()
+            own.update_from_flattened_dict(values)
+            with own.unlocked():
+                del own.sweep  # so that a member's files are those of a lone run
+            members.append(Member(number, values, own, workdir / f"{len(members):0{digits}d}"))
+    return members
+
+
+def _rungs(config: ConfigDict, settings: int) -> list[tuple[int, int]]:
+    """(until which epoch, how many settings are trained) of each round of successive halving."""
+    epochs, eta, every = config.train.epochs, config.sweep.halving, config.eval.every
+    rungs, until = [], -(-config.sweep.min_epochs // every) * every
+    while eta and until < epochs and settings > 1:
+        rungs.append((until, settings))
+        until, settings = until * eta, -(-settings // eta)
+    return [*rungs, (epochs, settings)]
+
+
+def _plan(config, wanted, settings, seeds, rungs) -> dict[str, Any]:
+    """All that was decided before the first epoch: the content of ``sweep.json``."""
+    full = json.loads(config.to_json())
+    options = full.pop("sweep")
+    starts = [0, *(until for until, _ in rungs)]
+    most = sum(
+        (until - start) * count * len(seeds)
+        for start, (until, count) in zip(starts, rungs, strict=False)
+    )
+    search = {key: options[key] for key in ("trials", "seed", "halving", "min_epochs")}
+    return report.plain(
+        {
+            "space": space.plain(wanted),
+            "search": search,
+            "budget": {
+                "settings": len(settings),
+                "seeds": len(seeds),
+                "rounds": [{"until_epoch": e, "settings": count} for e, count in rungs],
+                "epochs_at_most": most,
+            },
+            "settings": settings,
+            "seeds": seeds,
+            "config": full,
+        }
+    )
+
+
+def _check_free(workdir: Path, plan: dict[str, Any]) -> None:
+    """Raises UserError if ``workdir`` holds something else than the beginning of this sweep."""
+    path = workdir / "sweep.json"
+    if not path.exists():
+        if (workdir / "config.json").exists():
+            raise UserError(f"{workdir} holds a run; name another --workdir for the sweep")
+        return
+    theirs = json.loads(path.read_text())
+    if theirs != plan:
+        parts = [key for key in plan if plan[key] != theirs.get(key)]
+        raise UserError(
+            f"{workdir} holds a sweep of another {' and '.join(parts)}; name another --workdir"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A setting and how it has validated.
+
+    Attributes:
+      setting: its number.
+      members: its runs, one per seed.
+      mean: of the best validation value of each; minus infinity if one diverged.
+    """
+
+    setting: int
+    members: list[Member]
+    mean: float
+
+
+def ranking(members: Sequence[Member], until: float = math.inf) -> list[Choice]:
+    """Settings by their mean validation over seeds, best first; nothing after ``until`` counts."""
+    by_setting = collections.defaultdict(list)
+    for member in members:
+        by_setting[member.setting].append(member)
+    choices = [
+        Choice(setting, mine, statistics.fmean(member.reached(until) for member in mine))
+        for setting, mine in by_setting.items()
+    ]
+    return sorted(choices, key=lambda choice: -choice.mean)
+
+
+def _summary(state: Sweep, best: Choice, plan: dict, seconds: float) -> dict[str, Any]:
+    """What is known at the end; ``seconds`` are of this session."""
+    summaries = [member.summary for member in state.members]
+    own = [member.summary for member in best.members]
+    first = own[0]
+    return {
+        **{key: first[key] for key in ("name", "data", "protocol", "split_hash")},
+        "metric": best.members[0].config.eval.metric,
+        "winner": {
+            "values": {k: v for k, v in best.members[0].values.items() if k != "seed"},
+            "members": [member.workdir.name for member in best.members],
+            **{split: _spread(own, split) for split in ("valid", "test") if split in first},
+        },
+        "test_evaluations": sum(summary.get("test_evaluations", 0) for summary in summaries),
+        "runs": len(summaries),
+        "diverged": [member.workdir.name for member in state.members if member.diverged],
+        "epochs": sum(summary.get("epochs", 0) for summary in summaries),
+        "seconds": seconds,
+        "mode": state.mode,
+        "seconds_per_epoch_by_mode": state.measured,
+        **{key: plan[key] for key in ("space", "search", "budget")},
+        **report.environment(),
+    }
+
+
+def _spread(summaries: Sequence[Mapping], split: str) -> dict[str, dict[str, float | None]]:
+    """Mean and sample standard deviation of each metric over runs."""
+    names = summaries[0][split]
+    values = {name: [summary[split][name] for summary in summaries] for name in names}
+    return {
+        name: {
+            "mean": statistics.fmean(numbers),
+            "sd": statistics.stdev(numbers) if len(numbers) > 1 else None,
+        }
+        for name, numbers in values.items()
+        if None not in numbers
+    }
+
+
+def write_table(path: Path, members: Sequence[Member]) -> None:
+    """Writes a row per run as CSV, the best validated setting first."""
+    rows = []
+    for choice in ranking(members):
+        for member in choice.members:
+            summary = member.summary
+            row = {"run": member.workdir.name, "setting": member.setting, **member.values}
+            row["status"] = "diverged" if member.diverged else "ended"
+            row |= {key: summary.get(key) for key in ("epochs", "best_epoch")}
+            for split in ("valid", "test"):
+                row |= {f"{split}/{name}": v for name, v in summary.get(split, {}).items()}
+            rows.append(row)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    with report.replacing(path) as part, open(part, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def table(members: Sequence[Member]) -> str:
+    """A Markdown table with a row per setting, best validated first: means ± deviations."""
+    metric = members[0].config.eval.metric
+    keys = [key for key in members[0].values if key != "seed"]
+    tested = any("test" in member.summary for member in members)
+    splits = ["valid", "test"] if tested else ["valid"]
+    header = [*keys, "runs", "epochs", *(f"{split} {metric}" for split in splits)]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for choice in ranking(members):
+        summaries = [member.summary for member in choice.members]
+        cells = [str(choice.members[0].values[key]) for key in keys]
+        cells += [str(len(summaries)), report.spread([s.get("epochs") for s in summaries], 0)]
+        for split in splits:
+            cells.append(report.spread([s.get(split, {}).get(metric) for s in summaries], 4))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
