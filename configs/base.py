@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     data.features = ()  # feature files to read; empty: all that lie beside the interactions
     data.item_graphs = ()  # .npz files (row, col, data, shape) of ready-made item graphs
     # semantic codes of the items: a tokenizer run's workdir, a codes.parquet or an .index.json; or
-    # random, codes without meaning, to try a method out; "": none
+    # features: made of the item features on the spot; "": none
     data.codes = ""
     data.forget = ""  # a table of users, items or (user, item) to load the data without
     data.collisions = "error"  # items that share all codes: error | move (change their last one)

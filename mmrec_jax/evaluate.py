@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mmrec_jax import memory
 from mmrec_jax import run as runs
 from mmrec_jax.types import Array, Context, PyTree, UserError
 
@@ -55,7 +56,7 @@ class Evaluator:
         self.users, self._places = user[order], asked[order]
         self._queries = jax.tree.map(jnp.asarray, queries)
         names, ks = tuple(config.eval.metrics), tuple(config.eval.ks)
-        self._program = jax.jit(
+        self._program = self._traceable = jax.jit(
             lambda variables, hyper, ctx, queries: per_query(
                 run, variables, hyper, ctx, queries, names, ks
             )
@@ -68,11 +69,18 @@ class Evaluator:
 
     def trace(self, variables: PyTree, hyper: dict, ctx: Context) -> Any:
         """The program, a ``jax.stages.Traced``, for arguments like these or of these shapes."""
-        return self._program.trace(variables, hyper, ctx, self._queries)
+        return self._traceable.trace(variables, hyper, ctx, self._queries)
 
     def compile(self, variables: PyTree, hyper: dict, ctx: Context) -> Any:
-        """Compiles the program, which from then on takes only arguments like these."""
-        self._program = self.trace(variables, hyper, ctx).lower().compile()
+        """Compiles the program, once; from then on it takes only arguments like these.
+
+        Raises:
+          UserError: if it cannot fit into memory.
+        """
+        if self._program is self._traceable:
+            self._program = self.trace(variables, hyper, ctx).lower().compile()
+            name = f"an evaluation of {self._run.config.model.name}"
+            memory.check(self._program, name, "eval.block")
         return self._program
 
     def over(self, batched: Callable) -> Evaluator:
@@ -81,7 +89,7 @@ class Evaluator:
         ``batched`` maps a function of four arguments over the first two; metrics are then [n, Q].
         """
         other = copy.copy(self)
-        other._program = jax.jit(batched(self._program))
+        other._program = other._traceable = jax.jit(batched(self._traceable))
         return other
 
     def mean(self, variables: PyTree, hyper: dict, ctx: Context) -> dict[str, float]:

@@ -229,7 +229,11 @@ def curves(workdir: str | os.PathLike, metric: str = "recall@20") -> Path:
     right.set(xlabel="epoch", ylabel=f"validation, {''.join(kind) or metric}")
     draw(left, records, ["loss"])
     names = dict.fromkeys(name for record in records for name in record)
-    draw(right, records, [n for n in names if n.startswith("valid/") and n.partition("@")[1:] == kind])
+    draw(
+        right,
+        records,
+        [n for n in names if n.startswith("valid/") and n.partition("@")[1:] == kind],
+    )
     scored = [record for record in records if record.get(f"valid/{metric}") is not None]
     if scored:
         best = max(scored, key=lambda record: record[f"valid/{metric}"])["epoch"]

@@ -331,7 +331,7 @@ class Sweep:
       measured: seconds that an epoch of a group took in each mode, where that was asked for.
     """
 
-    def __init__(self, members: list[Member], keys: Sequence[str], options: ConfigDict):
+    def __init__(self, members: list[Member], keys: Sequence[str], options: Any):
         self.members, self.mode, self.measured = members, options.mode, {}
         self._keys, self._options = list(keys), options
         self._vault, self._group, self._board = Vault(), None, Board(members)
@@ -521,7 +521,7 @@ def sweep(config: ConfigDict, wanted: Mapping[str, Any], workdir: str | Path) ->
     return summary
 
 
-def _checked(options: ConfigDict) -> ConfigDict:
+def _checked(options: Any) -> Any:
     """The section ``sweep`` of a configuration.
 
     Raises:

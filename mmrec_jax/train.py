@@ -286,7 +286,13 @@ def fit(
     until = epochs if until is None else min(until, epochs)
     hyper = hyper or {}
     steered = {"optim.lr": jnp.float32(config.optim.lr), **hyper}
-    state, best, progress = _start(run, programs, steered, ctx, arrays, checkpoints)
+
+    def compile_all(like):
+        programs.epoch(like, steered, ctx, arrays)
+        if validate:
+            validate.compile(variables_of(like), hyper, ctx)
+
+    state, best, progress = _start(run, programs, steered, ctx, arrays, checkpoints, compile_all)
     first = done = int(state.epoch)
     closing = contextlib.closing
     with closing(report.Log(workdir)) as log, closing(bar or report.Progress(epochs, done)) as bar:
@@ -324,13 +330,15 @@ def fit(
     }
 
 
-def _start(run, programs, hyper, ctx, arrays, checkpoints) -> tuple[TrainState, PyTree, Progress]:
+def _start(
+    run, programs, hyper, ctx, arrays, checkpoints, compile_all: Callable
+) -> tuple[TrainState, PyTree, Progress]:
     """The newest checkpoint of the run, or else a fresh state."""
     inputs = (jax.random.key(run.config.seed), hyper, ctx, arrays)
     like = jax.eval_shape(programs.init, *inputs)
     found = checkpoints.restore(like)
     if found is None:
-        programs.epoch(like, hyper, ctx, arrays)  # tells what cannot fit, before memory is taken
+        compile_all(like)  # tells what cannot fit, before memory is taken
         return programs.init(*inputs), None, Progress()
     state, best, progress = found
     print(f"going on from epoch {int(state.epoch)}", file=sys.stderr)

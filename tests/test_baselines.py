@@ -37,6 +37,9 @@ def make_data(user, item, features=None, present=None, num_items=None):
 
 def make_query(rows, items, size):
     """A block whose history is the given pairs, with padding, and whose mask says otherwise."""
+    rows, items = np.asarray(rows), np.asarray(items)
+    order = np.lexsort((items, rows))  # as in the queries of an evaluation
+    rows, items = rows[order], items[order]
     rows = jnp.asarray([*rows, size, size], jnp.int32)
     items = jnp.asarray([*items, 0, 0], jnp.int32)
     return Query(

@@ -94,7 +94,9 @@ def test_items_with_the_same_codes_make_no_trie():
 @pytest.mark.parametrize("seed", range(6))
 def test_a_beam_as_wide_as_the_catalogue_ranks_as_enumeration_does(seed):
     rng = np.random.default_rng(seed)
-    codes = catalogue(rng, [1, 5, 17, 40, 60, 9][seed], [(7,), (5, 3), (4, 3, 5), (2, 7, 3, 2)][seed % 4])
+    codes = catalogue(
+        rng, [1, 5, 17, 40, 60, 9][seed], [(7,), (5, 3), (4, 3, 5), (2, 7, 3, 2)][seed % 4]
+    )
     tables = model(rng, 3, codes)
     k = len(codes) + 2  # two places too many
     items, scores = search(tables, beam.Trie.of(codes), query(3), len(codes), k)
@@ -115,7 +117,11 @@ def test_a_narrow_beam_keeps_the_best_prefixes_of_each_level(beams):
         for level in range(3):
             legal = {tuple(map(int, code[: level + 1])) for code in codes}
             step = lambda p, row=row: sum(
-                float(tables[n][row, int(sum(c * 7 ** (n - 1 - i) for i, c in enumerate(p[:n]))), p[n]])
+                float(
+                    tables[n][
+                        row, int(sum(c * 7 ** (n - 1 - i) for i, c in enumerate(p[:n]))), p[n]
+                    ]
+                )
                 for n in range(len(p))
             )
             below = [p for p in legal if p[:-1] in live]

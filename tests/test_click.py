@@ -17,7 +17,7 @@ from configs import base
 from configs.ctr import autoint, deepfm, esmm
 from mmrec_jax import data as datasets
 from mmrec_jax import evaluate, losses, queries, recommend, train
-from mmrec_jax.data import fields, prepared
+from mmrec_jax.data import fields, ml100k, prepared
 from mmrec_jax.models.ctr.autoint import AutoInt
 from mmrec_jax.models.ctr.deepfm import DeepFM
 from mmrec_jax.models.ctr.esmm import ESMM
@@ -82,16 +82,24 @@ def test_vocabularies_are_learned_on_training_alone():
     number, size = fields.encode(values, np.array([1, 1, 0, 0, 1], bool), 10)
     np.testing.assert_array_equal(number, [2, 1, 0, 2, 0])
     assert size == 3
-    number, size = fields.encode(np.array([1.0, 2.0, 3.0, 4.0, 99.0, np.nan]), np.arange(6) < 4, 2)
-    np.testing.assert_array_equal(number, [1, 1, 2, 2, 2, 0])  # cut at 2.5, not moved by 99
+    values = np.array([1.0, 2.0, 3.0, 4.0, 97.0, 98.0, 99.0, np.nan])
+    number, size = fields.encode(values, np.arange(8) < 4, 2)
+    np.testing.assert_array_equal(number, [1, 1, 2, 2, 2, 2, 2, 0])  # cut at 2.5, not at 4
     assert size == 3
 
 
 def test_columns_with_fractions_are_numbers_and_fields_can_be_named(log):
     log.write_text(LOG.replace(",20,", ",20.5,"))
     half = (0.75, 0, 0.25)
-    assert dict(load(log, ratios=half, buckets=2).spec.fields)["age"] == 3
+    assert dict(load(log, ratios=half, buckets=1).spec.fields)["age"] == 2  # else 20.5 and 40
     assert load(log, ratios=half, fields=("city",)).spec.fields == (("city", 4),)
+
+
+def test_users_without_training_impressions_are_not_asked(log):
+    log.write_text(LOG + "c,x,1,7,20,Rome,0\nc,y,0,7,20,Rome,0\n")
+    data = load(log, ratios=(0.6, 0, 0.4))
+    assert set(data.impressions["test"].user) == {0}
+    assert data.notes["impressions"]["untrained_users_dropped"] == 2
 
 
 def test_clicks_from_ratings():
@@ -160,6 +168,9 @@ def test_movielens_100k_from_its_own_files():
     ]
     total = sum(part.click.sum() for part in data.impressions.values())
     assert total == 55_375  # 34,174 fours and 21,201 fives
+    genres = ml100k.read(REAL).fields["genres"]
+    story = np.flatnonzero(ml100k.read(REAL).item == 1)[0]
+    assert genres[story] == "animation children comedy "
     assert data.titles[list(data.item_ids).index(1)] == "Toy Story (1995)"
     assert datasets.load(str(REAL)).notes["interactions"]["read"] == 100_000
 

@@ -291,7 +291,7 @@ def test_padding_leaves_no_trace():
         go = lambda batch, m=model, c=ctx, v=variables: m.apply(
             v, batch, c, method="loss", rngs={"dropout": jax.random.key(0)}, mutable=["codebooks"]
         )
-        padded = codes.Batch(jnp.r_[batch.item, 30, 31], jnp.r_[batch.weight, 0, 0])
+        padded = codes.Batch(jnp.arange(40), jnp.r_[batch.weight, jnp.zeros(32)])
         (loss, parts), after = go(batch)
         (loss_padded, _), after_padded = go(padded)
         np.testing.assert_allclose(loss, loss_padded, rtol=1e-6)
@@ -366,7 +366,7 @@ def test_fingerprint_knows_rows_but_not_their_order():
     one = codes.fingerprint(toy(features, present, ids))
     assert one == codes.fingerprint(moved)
     assert one["text"]["missing"] == 1 and one["text"]["width"] == 2
-    assert one != codes.fingerprint(toy(features, present, ids[order]))
+    assert one != codes.fingerprint(toy(features, present, np.char.add(ids, "x")))
     assert one != codes.fingerprint(toy({"text": features["text"] + 1}, present, ids))
 
 
@@ -467,6 +467,7 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     config.model.unique = "sufix"
     with pytest.raises(UserError, match="model.unique is 'sufix'; it must be one of suffix"):
         train.train(config, tmp_path / "a")
+    assert not (tmp_path / "a").exists()  # told before any work
     config = rkmeans_config.get_config("debug")
     config.train.epochs = 3
     with pytest.raises(UserError, match="learns nothing by steps; set train.epochs to 0"):

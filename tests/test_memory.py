@@ -28,3 +28,10 @@ def test_a_run_that_cannot_fit_says_so_before_it_takes_memory(tmp_path, monkeypa
         train.train(config, tmp_path / "run")
     assert str(error.value).startswith("an epoch of graph.lightgcn needs 0.0022")
     assert str(error.value).endswith("try a smaller train.batch_size or model.dim")
+
+
+def test_an_evaluation_that_cannot_fit_names_its_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 2e5)  # it needs 5e5
+    monkeypatch.setattr(train.Programs, "epoch", lambda *_: None)
+    with pytest.raises(UserError, match=r"^an evaluation of graph.lightgcn .* smaller eval.block$"):
+        train.train(lightgcn.get_config("debug"), tmp_path / "run")

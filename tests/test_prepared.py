@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mmrec_jax.data import prepared
-from mmrec_jax.types import Dataset, Interactions, Spec, UserError
+from mmrec_jax.types import Dataset, Impressions, Interactions, Spec, UserError
 
 TITLES = ["Ünder", "", "Third, with \t tab"]
 
@@ -46,7 +46,15 @@ def tiny(**changes) -> Dataset:
             "knn": (np.array([0, 2], np.int32), np.array([1, 0], np.int32), np.float32([0.5, 2])),
             "a/b": (np.array([1]), np.array([2]), np.array([0.1])),
         },
-        fields={"hour": np.array([23, 0, 5], np.int32), "ad": np.array([4, 4, 1], np.int32)},
+        impressions={
+            "train": Impressions(
+                *np.array([[0, 1], [2, 1]], np.int32),
+                time=np.array([5, 2**40]),
+                fields=np.array([[23, 4], [0, 1]], np.int32),
+                click=np.float32([1, 0]),
+                conversion=np.float32([1, 0]),
+            )
+        },
         notes={"origin": "made up", "counts": {"read": 6}, "split_hash": "abc"},
     )
     return dataclasses.replace(data, **changes)
@@ -202,7 +210,7 @@ def test_names_that_tfds_cannot_find_are_errors(tmp_path, name, version):
 
 def test_every_flipped_byte_is_noticed(stored):
     files = [path for path in stored.rglob("*") if path.is_file()]
-    assert len(files) == 3 + 3 + 5 * 3  # the three splits; users, items, fields and two graphs
+    assert len(files) == 3 + 3 + 5 * 3  # the three splits; users, items, impressions and two graphs
     for path in files:
         content = path.read_bytes()
         place = len(content) // 2

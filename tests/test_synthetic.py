@@ -101,15 +101,26 @@ def test_taste_drifts():
     assert fading(drift=1.0) > 1.2 * fading(drift=0.0)  # not 1: favourites are used up
 
 
-def test_fields_belong_to_the_training_impressions(data):
-    sizes = dict(data.spec.fields)
-    assert list(sizes) == list(data.fields) == ["user_group", "item_genre", "hour"]
-    for name, values in data.fields.items():
-        assert values.shape == data.train.user.shape and values.dtype == np.int32
-        assert 0 <= values.min() and values.max() < sizes[name]
-    for ids, name in ((data.train.user, "user_group"), (data.train.item, "item_genre")):
-        assert len(np.unique(np.stack([ids, data.fields[name]]), axis=1).T) == len(np.unique(ids))
-    np.testing.assert_array_equal(data.fields["hour"], data.train.time // 3600 % 24)
+def test_fields_belong_to_their_entities():
+    table = synthetic.impressions(num_users=100, num_items=50)
+    assert list(table.fields) == ["user_group", "item_genre", "price", "hour", "device"]
+    for ids, name in (
+        (table.user, "user_group"),
+        (table.item, "item_genre"),
+        (table.item, "price"),
+    ):
+        pairs = np.unique(np.stack([ids, table.fields[name]]), axis=1)
+        assert len(pairs.T) == len(np.unique(ids))
+    np.testing.assert_array_equal(table.fields["hour"], table.time // 3600 % 24)
+
+
+def test_impressions_are_of_the_size_asked_for_and_conversions_follow_clicks():
+    table = synthetic.impressions()
+    assert len(table.user) == pytest.approx(4 * 20 * 1000, rel=0.1)
+    assert 0.15 < table.click.mean() < 0.3 and table.conversion.sum() > 0.2 * table.click.sum()
+    assert (table.conversion <= table.click).all()
+    trained = np.bincount(table.item[table.label == 0], minlength=600) > 0
+    assert 25 <= (~trained).sum() <= 40  # the cold twentieth, shown later only
 
 
 def test_same_seed_same_data_and_another_seed_another():

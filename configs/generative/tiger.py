@@ -24,7 +24,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.eval.metric = "ndcg@10"
     config.eval.protocol = "strict"
     config.eval.ks = (5, 10, 20)
-    random = {"data.source": "synthetic", "data.codes": "random"}
+    planted = {"data.source": "synthetic", "data.codes": "features"}
     return base.parse(
-        config, arg, debug={**base.DEBUG, **random, "data.max_len": 10}, synthetic=random
+        config, arg, debug={**base.DEBUG, **planted, "data.max_len": 10}, synthetic=planted
     )

@@ -6,12 +6,15 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrec_jax.data import files
+from mmrec_jax.ops import quantize
 from mmrec_jax.types import Dataset, UserError
 
 COLLISIONS = ("error", "move")
@@ -25,7 +28,7 @@ def attach(data: Dataset, name: str, collisions: str = "error", folder: Path | N
       data: the data set; codes of other items are left out and counted in the notes.
       name: the workdir of a tokenizer run, its ``codes.parquet`` (columns ``item``, ``code_0``,
         ``code_1`` ...), an ``.index.json`` (by item, ``["<a_12>", "<b_3>"]`` or ``[12, 3]``), or
-        "random": codes without meaning, to try a method out.
+        "features": made on the spot of the item features (:func:`from_features`).
       collisions: what becomes of items that share all codes: "error", or "move": all but the first
         get the smallest last code that is free after the same other codes.
       folder: where else to look for the file.
@@ -36,8 +39,8 @@ def attach(data: Dataset, name: str, collisions: str = "error", folder: Path | N
     if collisions not in COLLISIONS:
         known = ", ".join(COLLISIONS)
         raise UserError(f"config.data.collisions is '{collisions}'; it must be one of {known}")
-    if name == "random":
-        codes, notes = random(data.spec.num_items), {"from": "random"}
+    if name == "features":
+        codes, notes = from_features(data), {"from": "features"}
     else:
         ids, given, origin = read(files.find(name, folder))
         codes = _aligned(ids, given, origin, data)
@@ -55,13 +58,25 @@ def attach(data: Dataset, name: str, collisions: str = "error", folder: Path | N
     )
 
 
-def random(num_items: int, levels: int = 3) -> np.ndarray:
-    """Different codes of all items, int32 [I, C], drawn from levels no larger than they must be."""
-    size = int(np.ceil(num_items ** (1 / levels)))
-    while size**levels < num_items:  # the root above is rounded
-        size += 1
-    number = np.random.default_rng(0).permutation(num_items)
-    return (number[:, None] // size ** np.arange(levels)[::-1] % size).astype(np.int32)
+def from_features(data: Dataset) -> np.ndarray:
+    """Different codes of all items, int32 [I, 3]: residual k-means in two levels, and a counter.
+
+    Enough to try a method out; a tokenizer of ``configs/generative`` is trained and reports on
+    its codes.
+
+    Raises:
+      UserError: there are no features.
+    """
+    if not data.features:
+        raise UserError(
+            f"{data.name} has no features to make codes of; name a file of codes in "
+            "config.data.codes"
+        )
+    items = np.concatenate(list(data.features.values()), axis=1)
+    items = jnp.asarray((items - items.mean(0)) / (items.std(0) + 1e-6), jnp.float32)
+    size = int(np.ceil(np.sqrt(data.spec.num_items)))
+    codebooks = quantize.residual_kmeans(jax.random.key(0), items, (size, size))
+    return quantize.suffixed(np.asarray(quantize.encode(items, codebooks)[0]))
 
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray, str]:

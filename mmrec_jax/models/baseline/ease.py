@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.scipy import linalg
 from scipy import sparse
 
+from mmrec_jax.ops import bag
 from mmrec_jax.types import Array, Context, Dataset, Query, Recommender, UserError
 
 
@@ -29,7 +29,7 @@ class EASE(Recommender):
 
     reg: float = 200.0
 
-    task = "pairwise"
+    task = "rows"
 
     @classmethod
     def context(cls, data: Dataset, **hyper) -> Context:
@@ -45,9 +45,10 @@ class EASE(Recommender):
         return ctx.tables["weight"]
 
     def score(self, rep: Array, query: Query) -> Array:
-        history = jnp.zeros((query.user.shape[0], rep.shape[0]), rep.dtype)
-        history = history.at[query.history_row, query.history_item].set(1, mode="drop")
-        return jnp.matmul(history, rep, precision=lax.Precision.HIGHEST)
+        # Few items make a row: to add up their weights is some 30 times faster than a product.
+        row, item = query.history_row, query.history_item
+        size = query.user.shape[0]
+        return bag.embedding_bag(rep, row, item, bag.distinct(row, item, size), size)
 
 
 def _gram(data: Dataset) -> np.ndarray:

@@ -52,7 +52,7 @@ class RQVAE(Recommender):
       quantization: weight of codebook and commitment losses beside the reconstruction.
       balanced: train the last level with codes used alike within a batch, as LC-Rec; evaluation
         takes the nearest code.
-      epsilon: how strictly, see ``ops.quantize.sinkhorn``; smaller is less strict.
+      epsilon: of that balance, see ``ops.quantize.sinkhorn``.
       balance_steps: rounds of Sinkhorn's algorithm.
       revive_after: epochs after which a code that was not chosen moves to an item; 0 never.
       start_steps: rounds of the k-means start.

@@ -205,9 +205,9 @@ class TIGER(Recommender):
     def _loss(self, batch: Batch, tokens: Array, layout: attention.Layout) -> Array:
         memory = self.encode(tokens, layout, deterministic=False)
         length = tokens.shape[1]
-        at_end = lambda x, fill: jnp.full((*tokens.shape, *x.shape[2:]), fill).at[
-            :, self.levels :: self.levels
-        ].set(x)  # an item is predicted from the last code of the one before
+        at_end = lambda x, fill: (
+            jnp.full((*tokens.shape, *x.shape[2:]), fill).at[:, self.levels :: self.levels].set(x)
+        )  # an item is predicted from the last code of the one before
         weight = layout.take(at_end(batch.mask, 0.0), 0.0)
         most = -(-length // self.levels) if self.causal else 1
         place = jnp.argsort(weight <= 0, axis=1, stable=True)[:, :most]  # [N, P]
@@ -299,9 +299,7 @@ class DecoderLayer(nn.Module):
             join = lambda before, now: jnp.concatenate([before, now], axis=2)
             kept = jax.tree.map(join, past, kept)
         flat = lambda x: x.reshape(count * codes, *x.shape[2:])
-        attended = self.own.attention(
-            flat(normed), jax.tree.map(flat, kept), bias, deterministic
-        )
+        attended = self.own.attention(flat(normed), jax.tree.map(flat, kept), bias, deterministic)
         x = (x + drop(attended.reshape(x.shape))).reshape(count, codes * length, self.dim)
         x = x + drop(self.cross(self.cross_norm(x), memory, seen, deterministic))
         x = x + self.own.feed(x, deterministic)
