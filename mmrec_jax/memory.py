@@ -21,7 +21,7 @@ def needed(program: Any) -> int:
 
 
 def available() -> int:
-    """Bytes that programs may use: the device's, or the machine's where that has none of its own."""
+    """Bytes that programs may use: of the device, or else of the machine."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]

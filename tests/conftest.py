@@ -15,8 +15,8 @@ _CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla" / _WORKER
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
-import jax
-import pytest
+import jax  # noqa: E402 - it reads the environment when it is imported
+import pytest  # noqa: E402
 
 
 @pytest.hookimpl

@@ -32,7 +32,7 @@ def folder(tmp_path):
     """Interactions of items a to d, and texts of some of them and of another."""
     pairs = [f"u{u},{i}" for u in range(6) for i in "abcd"]
     (tmp_path / "clicks.csv").write_text("user,item\n" + "\n".join(pairs) + "\n")
-    lines = ["z\tgreen tea\t3", "c\tblack tea\t1", "a\tcoffee, black\t2", "d\t \t4"]
+    lines = ["z\tgreen tea\t3", "c\tblack tea\t1", "a\tcoffee, black\t2", "d\t?!\t4"]
     (tmp_path / "texts.tsv").write_text("item\ttitle\tprice\n" + "\n".join(lines) + "\n")
     return tmp_path
 
@@ -54,6 +54,12 @@ def test_counts_of_a_word_and_letters_beyond_ascii():
     norms = np.sqrt((2 * e) ** 2 + e**2) * np.sqrt(2 * e**2 + y**2)
     np.testing.assert_allclose(made[0] @ made[1], dot / norms, rtol=1e-5)
     assert not made[2].any()
+
+
+def test_words_that_share_a_hash_share_a_column(monkeypatch):
+    monkeypatch.setattr(encode, "_BUCKETS", 2)
+    made = encode.tfidf(["a", "b", "d"])  # CRC-32 e8b7be43, 71beeff9, 98dd4acc
+    np.testing.assert_allclose(made @ made.T, [[1, 1, 0], [1, 1, 0], [0, 0, 1]], atol=1e-6)
 
 
 def test_few_columns_are_the_best_of_their_number():
@@ -93,8 +99,8 @@ def test_features_reach_their_items_and_the_rest_counts_as_missing(folder):
     data = datasets.load(settings["source"], features=(str(output),), split="ratio")
     assert data.item_ids.tolist() == ["a", "b", "c", "d"]
     assert data.present["text"].tolist() == [True, False, True, False]
-    expected = encode._unit(encode.tfidf(["coffee, black", "black tea"]))
-    np.testing.assert_array_equal(data.features["text"][[0, 2]], expected)
+    expected = encode._unit(encode.tfidf(["coffee, black", "black tea", "?!"]))
+    np.testing.assert_array_equal(data.features["text"][[0, 2]], expected[:2])
     assert not data.features["text"][[1, 3]].any()
 
 

@@ -144,7 +144,7 @@ def test_further_mistakes_about_codes(tmp_path):
     with pytest.raises(UserError, match="codes.parquet: there is none; train the tokenizer"):
         coding.attach(plain, str(tmp_path))
     with pytest.raises(UserError, match="config.data.collisions is 'drop'"):
-        coding.attach(plain, "random", "drop")
+        coding.attach(plain, "features", "drop")
     path = tmp_path / "twice.parquet"
     pd.DataFrame({"item": ["100", "100"], "code_0": [0, 1]}).to_parquet(path)
     with pytest.raises(UserError, match="item '100' occurs more than once"):
@@ -168,11 +168,18 @@ def test_items_with_the_same_codes_move_to_free_ones(tmp_path):
     assert data.notes["codes"]["moved"] == 2
 
 
-@pytest.mark.parametrize("count", [1, 8, 9, 600])
-def test_random_codes_differ(count):
-    codes = coding.random(count)
-    assert len(np.unique(codes, axis=0)) == count
-    assert codes.max() < np.ceil(count ** (1 / 3)) + 1 and codes.min() == 0
+def test_codes_of_features_say_which_items_are_alike():
+    rng = np.random.default_rng(0)
+    centre = np.repeat(10 * rng.normal(size=(3, 4)), 2, axis=0)  # three pairs of items
+    features = {"text": (centre + 0.01 * rng.normal(size=(6, 4))).astype(np.float32)}
+    data = dataclasses.replace(dataset(codes=None), features=features)
+    data = coding.attach(data, "features")
+    assert len(np.unique(data.codes, axis=0)) == 6 and data.codes.shape == (6, 3)
+    assert len(np.unique(data.codes[:, 0])) == 3
+    np.testing.assert_array_equal(data.codes[::2, 0], data.codes[1::2, 0])
+    assert data.notes["codes"]["from"] == "features"
+    with pytest.raises(UserError, match="tiny has no features to make codes of"):
+        coding.attach(dataset(codes=None), "features")
 
 
 @pytest.mark.parametrize(
@@ -425,15 +432,18 @@ NAMES = {
 }
 
 
-def ours(recorded: dict, prefix: str) -> dict:
-    """The recorded arrays below ``prefix`` in the shape of our parameters."""
+def ours(recorded: dict, prefix: str, embedding: float) -> dict:
+    """The recorded arrays below ``prefix`` in the shape of our parameters.
+
+    ``embedding`` is what those of the embeddings are multiplied by.
+    """
     flat = {}
     for name, value in recorded.items():
         if not name.startswith(prefix):
             continue
         part = name.removeprefix(prefix).removesuffix(".weight")
         if part == "shared":  # row 0 is padding and start at once
-            flat["token"], flat["start"] = value[1:], value[0]
+            flat["token"], flat["start"] = value[1:] * embedding, value[0] * embedding
             continue
         stack, rest = part.split(".", 1)
         if rest == "final_layer_norm":
@@ -475,7 +485,8 @@ def test_parity_with_public_code(kind):
     batch = Batch(user, jnp.asarray(history), jnp.asarray(targets), jnp.asarray(mask), size)
     spec = Spec(num_users=1000, num_items=size, max_len=length, codes=tuple(sizes.tolist()))
     model = TIGER(spec, **SMALL, causal=kind == "causal")
-    params = {"params": jax.tree.map(jnp.asarray, ours(recorded, "p/"))}
+    # Our embeddings are those of T5 divided by sqrt(D) = 4.
+    params = {"params": jax.tree.map(jnp.asarray, ours(recorded, "p/", 1 / 4))}
 
     def run(self):
         tokens = self.tokens(batch.user, batch.codes)
@@ -486,7 +497,7 @@ def test_parity_with_public_code(kind):
         )
         logs = [self.logs(level, states[:, 0, level]) for level in range(3)]
         chosen = [logs[n][jnp.arange(size), target[:, 0, n]] for n in range(3)]
-        return states[:, 0] * self.dim**0.5, sum(chosen)
+        return states[:, 0], sum(chosen)
 
     states, likelihood = model.apply(params, method=run)
     np.testing.assert_allclose(states, recorded[f"{kind}/decoder"], rtol=1e-4, atol=2e-5)
@@ -500,7 +511,7 @@ def test_parity_with_public_code(kind):
 
     value, gradient = jax.value_and_grad(loss)(params)
     np.testing.assert_allclose(value, recorded[f"{kind}/loss"], rtol=1e-5)
-    wanted = traverse_util.flatten_dict(ours(recorded, f"{kind}/g/"), sep="/")
+    wanted = traverse_util.flatten_dict(ours(recorded, f"{kind}/g/", 4), sep="/")
     found = traverse_util.flatten_dict(gradient["params"], sep="/")
     assert set(found) == set(wanted)
     for name, other in wanted.items():

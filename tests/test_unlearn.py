@@ -71,7 +71,7 @@ def test_requests_take_out_what_they_name(
     "requests,said",
     [
         ("user,item\na,10\n\nz,10\n", "line 4: unknown user 'z' in small"),
-        ("user,item\na,10\na,11\n", "line 3: unknown item '11' in small; near it are 10"),
+        ("user,item\na,10\na,100\n", "line 3: unknown item '100' in small; near it are 10"),
         ("user,item\na,10\nc,10\nc,20\n", "line 4: small has no interaction of user 'c' and item"),
         ("user,item\na,10\n,\n", "line 3: neither a user nor an item"),
         ("name\nb\n", "no column of users or items; it has name"),
@@ -92,23 +92,29 @@ def test_merged_requests_ask_for_both(small, tmp_path):
 
 
 def config_of(module, **changes):
+    """Data whose held-out interactions are like those of training, and a run that learns them."""
     config = module.get_config("synthetic")
     config.data.knobs.num_users, config.data.knobs.num_items = 300, 200
-    config.data.knobs.mean_interactions = 16.0
+    config.data.knobs.mean_interactions, config.data.knobs.drift = 16.0, 0.0
+    config.data.split = "ratio"
     config.model.dim, config.train.batch_size, config.optim.lr = 16, 512, 1e-2
-    config.train.epochs, config.eval.every, config.eval.block = 25, 5, 128
+    config.train.epochs, config.eval.every, config.eval.block = 25, 5, 512
+    config.eval.metrics, config.eval.ks = ("recall",), (20,)
+    config.unlearn.alpha, config.unlearn.lr, config.unlearn.epochs = 0.05, 2e-3, 60
     config.update_from_flattened_dict(changes)
     return config
 
 
-def test_the_objective_weighs_both_losses_and_presses_the_forgotten_down(small):
+def test_the_objective_weighs_both_losses_and_presses_the_forgotten_down():
     config = config_of(mf)
     run, data, ctx = runs.setup(config)
-    arrays = unlearn.prepare(run.task, data, data, data.train.take(np.arange(40)), config)
+    half = np.arange(len(data.train)) % 2 == 0
+    kept, gone = dataclasses.replace(data, train=data.train.take(~half)), data.train.take(half)
+    arrays = unlearn.prepare(run.task, data, kept, gone, config)
     run = dataclasses.replace(run, task=unlearn._task(run.task))
     index, weight = jnp.arange(64), jnp.ones(64)
     batch = run.task.batch(jax.random.key(0), arrays, index, weight)
-    assert batch.user.shape == (40,)  # no more than there are
+    assert batch.user.shape == (unlearn.PAIRS,)
     pairs = {tuple(pair) for pair in np.asarray(arrays.forgotten).tolist()}
     known = set(zip(data.train.user.tolist(), data.train.item.tolist(), strict=True))
     triples = np.asarray([batch.user, batch.item, batch.other]).T.tolist()
@@ -133,10 +139,22 @@ def test_the_objective_weighs_both_losses_and_presses_the_forgotten_down(small):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("unlearn") / "run"
-    train.train(config_of(lightgcn), workdir)
-    return workdir
+def runs_of(tmp_path_factory):
+    """Directories of trained runs, by configuration."""
+    made = {}
+
+    def run_of(module):
+        if module not in made:
+            made[module] = tmp_path_factory.mktemp("unlearn") / "run"
+            train.train(config_of(module), made[module])
+        return made[module]
+
+    return run_of
+
+
+@pytest.fixture
+def trained(runs_of):
+    return runs_of(mf)
 
 
 def requests_of(kind, workdir, folder, share=0.05):
@@ -154,8 +172,9 @@ def requests_of(kind, workdir, folder, share=0.05):
     return write(folder, "\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize("kind", ["user", "item", "pair"])
-def test_it_forgets_like_a_new_run_and_keeps_the_rest(trained, tmp_path, kind):
+@pytest.mark.parametrize("kind,module", [("user", mf), ("item", lightgcn), ("pair", mf)])
+def test_it_forgets_like_a_new_run_and_keeps_the_rest(runs_of, tmp_path, kind, module):
+    trained = runs_of(module)
     path = requests_of(kind, trained, tmp_path)
     told = unlearn.unlearn(trained, path, tmp_path / "new")
     assert told == json.loads((tmp_path / "new" / "unlearn.json").read_text())
@@ -173,7 +192,7 @@ def test_it_forgets_like_a_new_run_and_keeps_the_rest(trained, tmp_path, kind):
 def test_the_new_run_is_one_like_any_other(trained, tmp_path):
     path = requests_of("pair", trained, tmp_path)
     output = tmp_path / "new"
-    config = config_of(lightgcn, **{"unlearn.retrain": False, "unlearn.epochs": 2})
+    config = config_of(mf, **{"unlearn.retrain": False, "unlearn.epochs": 2})
     before = {f: f.read_bytes() for f in trained.rglob("*") if f.is_file()}
     told = unlearn.unlearn(trained, path, output, config.unlearn)
     assert {f: f.read_bytes() for f in trained.rglob("*") if f.is_file()} == before
@@ -198,17 +217,31 @@ def test_the_new_run_is_one_like_any_other(trained, tmp_path):
     assert len(left.train) == len(data.train) - (data.train.user == data.train.user[0]).sum()
 
 
-def test_the_unseen_rank_like_the_popular_or_the_held_out(small):
-    config = config_of(mf, **{"eval.ks": (1,), "eval.metric": "recall@1"})
-    config.eval.metrics = ("recall",)
-    run = runs.setup(config, small)[0]
-    part = lambda user, item: Interactions(np.array(user, np.int32), np.array(item, np.int32))
-    stranger = dataclasses.replace(small, train=part([1, 1, 2], [1, 2, 1]))  # a is gone, 20 leads
-    assert unlearn.unseen(run, stranger, part([0, 0], [0, 1]), 0.9) == 0.5
-    assert unlearn.unseen(run, stranger, part([0, 0], [0, 2]), 0.9) == 0.0
-    assert unlearn.unseen(run, stranger, part([1, 2, 0, 1], [2, 2, 2, 0]), 0.8) == pytest.approx(
-        0.4
+def test_recalls_ask_for_what_stays_and_for_what_goes(small):
+    config = config_of(mf, **{"eval.ks": (2,), "eval.metric": "recall@2", "model.dim": 1})
+    run, _, ctx = runs.setup(config, small)
+    gone = small.train.take(np.array([0]))  # a with 10
+    kept = dataclasses.replace(
+        small, train=small.train.take(np.arange(1, 5)), test=small.test.take(np.array([0, 1]))
     )
+    asked = unlearn._evaluators(run, small, kept, gone)
+    assert {kind: e.users.tolist() for kind, e in asked.items()} == {
+        "forgotten": [0], "retained": [0, 1], "valid": [0, 1],
+    }  # fmt: skip
+    params = {"user": jnp.ones((3, 1)), "item": jnp.array([[4.0], [3.0], [2.0], [1.0]])}
+    recall = {kind: e.mean({"params": params}, {}, ctx)["recall@2"] for kind, e in asked.items()}
+    # 40 comes second for a and b, since all that they had is left out, even 10 for a
+    assert recall == {"forgotten": 1.0, "retained": 1.0, "valid": 1.0}
+
+
+def test_the_unseen_rank_like_the_held_out_the_untrained_or_not_at_all(small):
+    part = lambda user, item: Interactions(np.array(user, np.int32), np.array(item, np.int32))
+    kept = dataclasses.replace(small, train=part([1, 1, 2], [1, 2, 1]))  # a and 10, 40 are gone
+    of = lambda *pairs: unlearn.unseen(kept, part(*pairs), held_out=0.5, untrained=0.25)
+    assert of([1, 2], [1, 2]) == 0.5
+    assert of([0, 0], [1, 2]) == 0.25
+    assert of([0, 1], [0, 3]) == 0.0
+    assert of([1, 0, 1, 0], [1, 1, 0, 0]) == (0.5 + 0.25) / 4
 
 
 @pytest.mark.parametrize(
@@ -235,7 +268,7 @@ def test_what_is_only_held_out_was_never_learned(trained, tmp_path):
 
 def test_training_can_leave_out_requests_too(trained, tmp_path):
     path = requests_of("user", trained, tmp_path)
-    config = config_of(lightgcn, **{"data.forget": str(path)})
+    config = config_of(mf, **{"data.forget": str(path)})
     gone = set(path.read_text().split()[1:])
     data = datasets.load(**config.data)
     left = {str(data.user_ids[u]) for p in (data.train, data.valid, data.test) for u in p.user}

@@ -118,16 +118,19 @@ def build(
     trained = np.bincount(user[part == 0], minlength=len(table.user_ids)) > 0
     parts = {name: shown.take((part == n) & trained[user]) for n, name in enumerate(SPLITS)}
     _check(parts, table.origin)
-    data = building.build(_clicks(table, part), split="label", ratios=(1, 0, 0), max_len=max_len)
+    clicked = np.flatnonzero((table.click > 0) & trained[user])
+    data = building.build(
+        _only(table, clicked, part), split="label", ratios=(1, 0, 0), max_len=max_len
+    )
     sizes = tuple((name, size) for name, (_, size) in coded.items())
     pairs = [Interactions(p.user, p.item) for p in parts.values()]
-    clicked = [data.train, data.valid, data.test]
+    clicks = [data.train, data.valid, data.test]
     notes = {
         "split": facts,
         "fields": dict(sizes),
         "impressions": {name: _counts(p) for name, p in parts.items()}
         | {"untrained_users_dropped": len(user) - sum(map(len, parts.values()))},
-        "split_hash": building.split_hash([*pairs, *clicked], data.user_ids, data.item_ids),
+        "split_hash": building.split_hash([*pairs, *clicks], data.user_ids, data.item_ids),
     }
     return dataclasses.replace(
         data,
@@ -208,7 +211,8 @@ def _labelled(table: Table, click_rating: float, conversion_rating: float) -> Ta
             f"{table.origin}: config.data.{min(asked)}_rating needs ratings and there are none; "
             "set it to 0, or name their column in config.data.columns.rating"
         )
-    labels = {role: (table.rating >= value).astype(np.int8) for role, value in asked.items()}
+    rating = np.zeros(0) if table.rating is None else table.rating
+    labels = {role: (rating >= value).astype(np.int8) for role, value in asked.items()}
     table = dataclasses.replace(table, **labels)
     if table.click is None:
         raise UserError(
@@ -251,9 +255,8 @@ def _side_by_side(values: list[np.ndarray], rows: int) -> np.ndarray:
     return np.stack(values, axis=1) if values else np.zeros((rows, 0), np.int32)
 
 
-def _clicks(table: Table, part: np.ndarray) -> Table:
-    """The clicked rows, labelled with the part of their impression."""
-    rows = np.flatnonzero(table.click)
+def _only(table: Table, rows: np.ndarray, part: np.ndarray) -> Table:
+    """Rows of a table as interactions, labelled with the part of their impression."""
     pick = lambda a: None if a is None else a[rows]
     return dataclasses.replace(
         table,

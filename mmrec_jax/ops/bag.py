@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -13,7 +11,6 @@ from mmrec_jax.types import Array
 _PAIRS = 256  # pairs taken at a time: what is gathered stays in the cache
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
 def embedding_bag(table: Array, row: Array, item: Array, weight: Array, size: int) -> Array:
     """Weighted sums of the rows of ``table`` that each bag names, [size, D].
 
@@ -28,6 +25,10 @@ def embedding_bag(table: Array, row: Array, item: Array, weight: Array, size: in
       weight: [M]; a pair that stands twice counts twice (see :func:`distinct`).
       size: bags.
     """
+    return _sums(table, row, item, weight, size)
+
+
+def _product(table: Array, row: Array, item: Array, weight: Array, size: int) -> Array:
     dtype, width = table.dtype, table.shape[1]
 
     def add(total, row, item, weight):
@@ -37,7 +38,7 @@ def embedding_bag(table: Array, row: Array, item: Array, weight: Array, size: in
 
 
 def _forward(table, row, item, weight, size):
-    return embedding_bag(table, row, item, weight, size), (table, row, item, weight)
+    return _product(table, row, item, weight, size), (table, row, item, weight)
 
 
 def _backward(size, residuals, cotangent):
@@ -51,7 +52,8 @@ def _backward(size, residuals, cotangent):
     return d_table.astype(table.dtype), None, None, None
 
 
-embedding_bag.defvjp(_forward, _backward)
+_sums = jax.custom_vjp(_product, nondiff_argnums=(4,))
+_sums.defvjp(_forward, _backward)
 
 
 def _each_chunk(add, shape, row, item, weight, size) -> Array:

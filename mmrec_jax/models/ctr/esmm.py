@@ -63,6 +63,7 @@ class ESMM(Recommender):
         click_logits, conversion_logits = self.logits(batch.examples, deterministic=False)
         ctr = losses.log_loss(click_logits, batch.click, batch.weight)
         yes, no = product(click_logits, conversion_logits)
+        assert batch.conversion is not None  # as `context` has checked
         ctcvr = -losses.masked_mean(jnp.where(batch.conversion > 0, yes, no), batch.weight)
         return ctr + ctcvr, {"ctr": ctr, "ctcvr": ctcvr}
 

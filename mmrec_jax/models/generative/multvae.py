@@ -91,7 +91,7 @@ class MultVAE(Recommender):
     def encode(self, item_table: Array, row: Array, item: Array, weight: Array, size: int):
         """Mean and log-variance [B, D] of ``size`` users, whose input is ``weight`` [M]."""
         summed = bag.embedding_bag(item_table, row, item, weight, size)
-        x = summed + self.item_bias[None]
+        x = self.item_bias[None] + summed
         for layer in self.encoder:
             x = layer(jnp.tanh(x))
         return x[:, : self.dim], x[:, self.dim :]

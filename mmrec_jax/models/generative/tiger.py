@@ -28,8 +28,10 @@ class TIGER(Recommender):
     hashed user and the codes of up to 20 items, each level with a vocabulary of its own. The T5 is
     that of Hugging Face, as public reconstructions use it (XiaoLongtaoo/TIGER and the TIGER of
     HonghuiBao2000/LETTER): RMS norms before each layer, no biases, unscaled attention with learned
-    biases for distances, the output tied to the embeddings. As in snap-research/GRID, a code is
-    predicted among those of its level and not among all tokens, and there is no end token.
+    biases for distances, the output tied to the embeddings. Those are stored divided by sqrt(D),
+    as Adam, unlike the Adafactor of T5, takes no larger steps for larger parameters. As in
+    snap-research/GRID, a code is predicted among those of its level and not among all tokens, and
+    there is no end token.
 
     The paper's training takes every position of a history as one example. Instead, ``causal``
     keeps the encoder from looking ahead, so that one pass over a history serves all its positions;
@@ -71,9 +73,9 @@ class TIGER(Recommender):
         self.offsets = np.cumsum([0, *self.spec.codes]).astype(np.int32)  # of levels, in the table
         normal = nn.initializers.normal
         rows = self.offsets[-1] + self.user_tokens
-        self.token = self.param("token", normal(1.0), (int(rows), self.dim))
-        self.start = self.param("start", normal(1.0), (self.dim,))
         near = normal(self.dim**-0.5)
+        self.token = self.param("token", near, (int(rows), self.dim))
+        self.start = self.param("start", near, (self.dim,))
         self.encoder_bias = self.param("encoder_bias", near, (32, self.heads))
         self.decoder_bias = self.param("decoder_bias", near, (self.levels, self.heads))
         sizes = self.dim, self.heads, self.head_dim, self.hidden, self.dropout
@@ -150,7 +152,7 @@ class TIGER(Recommender):
         distance = np.arange(keys)[None] - np.arange(keys - length, keys)[:, None]
         bias = self.encoder_bias[buckets(distance)].transpose(2, 0, 1)[None]
         bias = jnp.where(known[:, None], bias, _NEVER)
-        x = self.drop(self.token[layout.take(tokens, 0)], deterministic)
+        x = self.drop(self.token[layout.take(tokens, 0)] * self.dim**0.5, deterministic)
         for layer in self.encoder:
             x = layer(x, bias, layout, deterministic)
         x = self.drop(self.encoder_norm(x), deterministic)
@@ -178,12 +180,12 @@ class TIGER(Recommender):
         bias = self.decoder_bias[np.maximum(distance, 0)].transpose(2, 0, 1)
         bias = jnp.where((distance >= 0)[None], bias, _NEVER)[None]
         ahead = jnp.where(jnp.repeat(seen, x.shape[2], axis=1), 0.0, _NEVER)[:, None]
-        x, present = self.drop(x, deterministic), []
+        x, present = self.drop(x * self.dim**0.5, deterministic), []
         for number, layer in enumerate(self.decoder):
             before = past[number] if past else None
             x, kept = layer(x, before, memory[number], bias, ahead, deterministic)
             present.append(kept)
-        return self.drop(self.decoder_norm(x), deterministic) * self.dim**-0.5, present
+        return self.drop(self.decoder_norm(x), deterministic), present
 
     def _rows(self, codes: Array) -> Array:
         """Rows of the table for codes [B, ..., C]."""
