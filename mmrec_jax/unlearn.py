@@ -17,8 +17,8 @@ The authors' code is not public; reconstructed from the abstract and the first p
   that the user had neither in what stays nor in what goes.
 - The penalty of the parameters is that of the method's own loss.
 - Unlearning stops once the forgotten interactions rank no higher than ones that were never seen
-  (:func:`unseen`): pressed further they would stand out by their low ranks. The most epochs, learning
-  rate and ``alpha`` have defaults of our own (configs/base.py).
+  (:func:`unseen`): pressed further they would stand out by their low ranks. ``alpha``, learning
+  rate and the limit of epochs have defaults of our own (configs/base.py).
 """
 
 from __future__ import annotations

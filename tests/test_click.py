@@ -98,7 +98,7 @@ def test_columns_with_fractions_are_numbers_and_fields_can_be_named(log):
 def test_users_without_training_impressions_are_not_asked(log):
     log.write_text(LOG + "b,z,1,7,,Rome,0\nc,x,1,7,20,Rome,0\nc,y,0,7,20,Rome,0\n")
     data = load(log, ratios=(0.5, 0, 0.5))
-    np.testing.assert_array_equal(data.impressions["test"].user, [1, 0, 0, 1])
+    np.testing.assert_array_equal(data.impressions["test"].user, [0, 0, 1])
     assert data.notes["impressions"]["untrained_users_dropped"] == 2
     assert data.user_ids.tolist() == ["a", "b", "c"]
 

@@ -16,12 +16,11 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from mmrec_jax import data as datasets
-from mmrec_jax import evaluate, queries
+from mmrec_jax import queries, t5
 from mmrec_jax.data import codes as coding
 from mmrec_jax.data import prepared
-from mmrec_jax.models.generative import tiger
 from mmrec_jax.models.generative.tiger import TIGER
-from mmrec_jax.ops import attention, beam
+from mmrec_jax.ops import attention
 from mmrec_jax.tasks import semantic
 from mmrec_jax.tasks.semantic import Batch
 from mmrec_jax.types import Dataset, Interactions, Query, Spec, UserError
@@ -411,9 +410,7 @@ def test_dropout_is_for_training_only():
 def test_buckets_of_distances():
     # By hand from T5: 8 exact classes, then 8 + floor(8 log(d / 8) / log 16), at most 15.
     distance = np.array([0, -1, -7, -8, -11, -12, -127, -500, 1, 7, 8, 500])
-    np.testing.assert_array_equal(
-        tiger.buckets(distance), [0, 1, 7, 8, 8, 9, 15, 15, 17, 23, 24, 31]
-    )
+    np.testing.assert_array_equal(t5.buckets(distance), [0, 1, 7, 8, 8, 9, 15, 15, 17, 23, 24, 31])
 
 
 # --- parity ---------------------------------------------------------------------------------------

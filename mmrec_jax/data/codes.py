@@ -116,7 +116,8 @@ def _parquet(path: Path) -> tuple[np.ndarray, np.ndarray]:
     names = [name for name in names if name in table.column_names]
     if "item" not in table.column_names or not names:
         raise UserError(
-            f"{path}: columns are {', '.join(table.column_names)}; expected item, code_0, code_1 ..."
+            f"{path}: columns are {', '.join(table.column_names)}; expected item, code_0, "
+            "code_1 and so on"
         )
     columns = [table[name].to_numpy() for name in names]
     for name, column in zip(names, columns, strict=True):

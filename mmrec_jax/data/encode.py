@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import importlib
 import importlib.metadata
 import os
 import zlib
@@ -212,7 +213,7 @@ def only(items: Items, data: Dataset) -> Items:
     return Items(data.item_ids, content, items.source, len(items.ids) - int(found.sum()))
 
 
-def tfidf(texts: Sequence[str], width: int = WIDTH) -> np.ndarray:
+def tfidf(texts: Sequence[str] | np.ndarray, width: int = WIDTH) -> np.ndarray:
     """Hashed TF-IDF, then its left singular vectors times singular values, float32 [R, F].
 
     Words are maximal runs of letters and digits in lower case. ``F`` is ``width``, or the rank of
@@ -248,7 +249,7 @@ def _svd(matrix: sparse.csr_array, width: int) -> np.ndarray:
     small = min(matrix.shape)
     if width < small:  # what ARPACK can do; it starts from a vector that is always the same
         start = np.random.default_rng(0).standard_normal(small)
-        left, value, right = linalg.svds(matrix, width, v0=start)
+        left, value, right = map(np.asarray, linalg.svds(matrix, width, v0=start))
         order = np.argsort(-value, kind="stable")
         left, value, right = left[:, order], value[order], right[order]
     else:
@@ -298,12 +299,12 @@ def _model(folder: Path):
     """The sentence-transformers model of a folder."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported
     try:
-        import sentence_transformers
+        library = importlib.import_module("sentence_transformers")
     except ImportError as error:
         raise UserError(
             f"--encoder={folder} needs sentence-transformers; pip install 'mmrec_jax[encoders]'"
         ) from error
-    load = sentence_transformers.SentenceTransformer
+    load = library.SentenceTransformer
     return _told(folder, load)(str(folder), local_files_only=True)
 
 

@@ -90,8 +90,8 @@ def _read(path: str | Path) -> tuple[Columns, pd.DataFrame]:
             "'user' or 'item', or have both"
         )
     blank = np.full(len(given.text(given.names[0])), "", object)
-    frame = pd.DataFrame({r: given.text(name) if name else blank for r, name in names.items()})
-    frame = frame.apply(lambda column: column.str.strip())
+    texts = {role: given.text(name) if name else blank for role, name in names.items()}
+    frame = pd.DataFrame({role: pd.Series(text).str.strip() for role, text in texts.items()})
     empty = (frame == "").all(axis=1).to_numpy()
     if empty.any():
         raise UserError(f"{given.at(int(np.argmax(empty)))}: neither a user nor an item; give one")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mmrec_jax import layers, losses
+from mmrec_jax import layers, losses, t5
 from mmrec_jax.ops import attention, beam
 from mmrec_jax.tasks import semantic
 from mmrec_jax.tasks.semantic import Batch
 from mmrec_jax.types import Array, Context, Dataset, Query, Recommender
 
-_NEVER = -1e9  # added to a logit that may not be attended to; a row of such stays finite
 _CHUNK = 64  # items that the exhaustive scorer takes at a time
 
 
@@ -79,9 +76,9 @@ class TIGER(Recommender):
         self.encoder_bias = self.param("encoder_bias", near, (32, self.heads))
         self.decoder_bias = self.param("decoder_bias", near, (self.levels, self.heads))
         sizes = self.dim, self.heads, self.head_dim, self.hidden, self.dropout
-        self.encoder = [EncoderLayer(*sizes) for _ in range(self.layers)]
-        self.decoder = [DecoderLayer(*sizes) for _ in range(self.layers)]
-        self.encoder_norm, self.decoder_norm = _norm(), _norm()
+        self.encoder = [t5.EncoderLayer(*sizes) for _ in range(self.layers)]
+        self.decoder = [t5.DecoderLayer(*sizes) for _ in range(self.layers)]
+        self.encoder_norm, self.decoder_norm = t5.norm(), t5.norm()
         self.drop = layers.Dropout(self.dropout)
 
     def represent(self, ctx: Context) -> beam.Trie:
@@ -136,7 +133,7 @@ class TIGER(Recommender):
         return memory, (tokens >= 0)[:, None]
 
     def tokens(self, user: Array, codes: Array) -> Array:
-        """The user and the codes [B, L, C] of a history, int32 [B, 1 + L * C], padded left by -1."""
+        """The user and the codes [B, L, C] of a history, int32 [B, 1 + L * C], padded by -1."""
         hashed = (user.astype(jnp.uint32) * np.uint32(2654435761)) >> 16
         name = (hashed % self.user_tokens).astype(jnp.int32) + self.offsets[-1]
         items = jnp.where(codes >= 0, self._rows(codes), -1).reshape(len(user), -1)
@@ -150,8 +147,8 @@ class TIGER(Recommender):
         known = layout.visible() if self.causal else layout.known[:, None, :]
         keys = known.shape[2]
         distance = np.arange(keys)[None] - np.arange(keys - length, keys)[:, None]
-        bias = self.encoder_bias[buckets(distance)].transpose(2, 0, 1)[None]
-        bias = jnp.where(known[:, None], bias, _NEVER)
+        bias = self.encoder_bias[t5.buckets(distance)].transpose(2, 0, 1)[None]
+        bias = jnp.where(known[:, None], bias, t5.NEVER)
         x = self.drop(self.token[layout.take(tokens, 0)] * self.dim**0.5, deterministic)
         for layer in self.encoder:
             x = layer(x, bias, layout, deterministic)
@@ -178,8 +175,8 @@ class TIGER(Recommender):
         done = past[0][0].shape[2] if past else 0
         distance = np.arange(done, done + x.shape[2])[:, None] - np.arange(done + x.shape[2])[None]
         bias = self.decoder_bias[np.maximum(distance, 0)].transpose(2, 0, 1)
-        bias = jnp.where((distance >= 0)[None], bias, _NEVER)[None]
-        ahead = jnp.where(jnp.repeat(seen, x.shape[2], axis=1), 0.0, _NEVER)[:, None]
+        bias = jnp.where((distance >= 0)[None], bias, t5.NEVER)[None]
+        ahead = jnp.where(jnp.repeat(seen, x.shape[2], axis=1), 0.0, t5.NEVER)[:, None]
         x, present = self.drop(x * self.dim**0.5, deterministic), []
         for number, layer in enumerate(self.decoder):
             before = past[number] if past else None
@@ -225,140 +222,6 @@ class TIGER(Recommender):
         ]
         weight = jnp.take_along_axis(weight, place, axis=1)
         return losses.masked_mean(-sum(chosen) / self.levels, weight)
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward layer, each normalised before and added after.
-
-    Attributes:
-      dim, heads, head_dim, hidden, dropout: as in :class:`TIGER`.
-    """
-
-    dim: int
-    heads: int
-    head_dim: int
-    hidden: int
-    dropout: float
-
-    def setup(self):
-        self.attention = Attention(self.dim, self.heads, self.head_dim, self.dropout)
-        self.attention_norm, self.feed_norm = _norm(), _norm()
-        self.inner = _dense(self.hidden, self.dim)
-        self.outer = _dense(self.dim, self.hidden)
-        self.drop = layers.Dropout(self.dropout)
-
-    def __call__(self, x: Array, bias: Array, layout: attention.Layout, deterministic: bool):
-        """The next states [N, S, D]; ``bias`` [N or 1, heads, S, keys]."""
-        normed = self.attention_norm(x)
-        memory = jax.tree.map(layout.reach, self.attention.memory(normed))
-        x = x + self.drop(self.attention(normed, memory, bias, deterministic), deterministic)
-        return x + self.feed(x, deterministic)
-
-    def feed(self, x: Array, deterministic: bool) -> Array:
-        """What the feed-forward layer adds to the states."""
-        hidden = self.drop(nn.relu(self.inner(self.feed_norm(x))), deterministic)
-        return self.drop(self.outer(hidden), deterministic)
-
-
-class DecoderLayer(nn.Module):
-    """An encoder layer that also attends to the memory of the encoder.
-
-    Attributes:
-      dim, heads, head_dim, hidden, dropout: as in :class:`TIGER`.
-    """
-
-    dim: int
-    heads: int
-    head_dim: int
-    hidden: int
-    dropout: float
-
-    def setup(self):
-        self.own = EncoderLayer(self.dim, self.heads, self.head_dim, self.hidden, self.dropout)
-        self.cross = Attention(self.dim, self.heads, self.head_dim, self.dropout)
-        self.cross_norm = _norm()
-        self.drop = layers.Dropout(self.dropout)
-
-    def memory(self, x: Array) -> tuple[Array, Array]:
-        """Keys and values of the encoder's states."""
-        return self.cross.memory(x)
-
-    def __call__(
-        self,
-        x: Array,
-        past: tuple[Array, Array] | None,
-        memory: tuple[Array, Array],
-        bias: Array,
-        seen: Array,
-        deterministic: bool,
-    ) -> tuple[Array, Any]:
-        """The next states [N, P, T, D], and keys and values of all tokens so far."""
-        drop = lambda x: self.drop(x, deterministic)
-        count, codes, length, _ = x.shape
-        normed = self.own.attention_norm(x)
-        kept = self.own.attention.memory(normed)  # [N, P, T, heads, width]
-        if past is not None:
-            join = lambda before, now: jnp.concatenate([before, now], axis=2)
-            kept = jax.tree.map(join, past, kept)
-        flat = lambda x: x.reshape(count * codes, *x.shape[2:])
-        attended = self.own.attention(flat(normed), jax.tree.map(flat, kept), bias, deterministic)
-        x = (x + drop(attended.reshape(x.shape))).reshape(count, codes * length, self.dim)
-        x = x + drop(self.cross(self.cross_norm(x), memory, seen, deterministic))
-        x = x + self.own.feed(x, deterministic)
-        return x.reshape(count, codes, length, self.dim), kept
-
-
-class Attention(nn.Module):
-    """T5's attention: unscaled, without biases of the projections.
-
-    Attributes:
-      dim, heads, head_dim, dropout: as in :class:`TIGER`.
-    """
-
-    dim: int
-    heads: int
-    head_dim: int
-    dropout: float
-
-    def setup(self):
-        width = self.heads * self.head_dim
-        self.query = _dense(width, self.dim * self.head_dim)  # small, as nothing scales the logits
-        self.key, self.value = _dense(width, self.dim), _dense(width, self.dim)
-        self.output = _dense(self.dim, width)
-        self.drop = layers.Dropout(self.dropout)
-
-    def memory(self, x: Array) -> tuple[Array, Array]:
-        """Keys and values [..., heads, width] of states [..., D]."""
-        split = lambda x: x.reshape(*x.shape[:-1], self.heads, self.head_dim)
-        return split(self.key(x)), split(self.value(x))
-
-    def __call__(self, x: Array, memory: tuple[Array, Array], bias: Array, deterministic: bool):
-        """What states [N, Q, D] find in a memory of N x keys; ``bias`` [N or 1, heads or 1, Q, keys]."""
-        key, value = memory
-        query = self.query(x).reshape(*x.shape[:-1], self.heads, self.head_dim)
-        logits = jnp.einsum("nqhd,nkhd->nhqk", query, key).astype(jnp.float32) + bias
-        weight = self.drop(jax.nn.softmax(logits).astype(value.dtype), deterministic)
-        found = jnp.einsum("nhqk,nkhd->nqhd", weight, value)
-        return self.output(found.reshape(*x.shape[:-1], -1))
-
-
-def buckets(distance: Array) -> Array:
-    """T5's 32 classes of distances, half of them for what lies ahead; int32.
-
-    Up to 7 each has its own, beyond they widen, and from 128 on all are one.
-    """
-    apart = jnp.abs(distance)
-    wide = jnp.log(jnp.maximum(apart, 1) / 8) / np.log(128 / 8) * 8
-    wide = jnp.minimum(8 + wide.astype(jnp.int32), 15)
-    return jnp.where(apart < 8, apart, wide) + 16 * (distance > 0)
-
-
-def _dense(width: int, fan: int) -> nn.Dense:
-    return nn.Dense(width, use_bias=False, kernel_init=nn.initializers.normal(fan**-0.5))
-
-
-def _norm() -> nn.RMSNorm:
-    return nn.RMSNorm(epsilon=1e-6)
 
 
 Model = TIGER
