@@ -57,7 +57,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "optim.lr": 2e-3,
         "optim.schedule": "cosine",
         "train.batch_size": 128,
-        "train.epochs": 50,
+        "train.epochs": 40,
     }
     planted = {"data.source": "synthetic", "data.codes": "features"}
     tiny = {

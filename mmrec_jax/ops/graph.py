@@ -173,7 +173,8 @@ def _sums(plan: Plan, x: Array) -> Array:
     """Float32 row sums in the plan's own order."""
     parts = [_bucket_sum(b, x) for b in plan.buckets]
     if plan.inner is not None:
-        chunks = jnp.concatenate([_bucket_sum(b, x) for b in plan.chunks])
+        # A barrier again: fused into one loop with branches, the sums would not be vectorised.
+        chunks = jnp.concatenate([lax.optimization_barrier(_bucket_sum(b, x)) for b in plan.chunks])
         parts.append(_sums(plan.inner, lax.optimization_barrier(chunks)))
     return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 

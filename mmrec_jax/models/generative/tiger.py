@@ -105,7 +105,7 @@ class TIGER(Recommender):
                 jnp.take_along_axis(model.logs(level, states[:, :, level]), codes[..., [level]], 2)
                 for level in range(model.levels)
             ]
-            return memory, sum(chosen)[..., 0]  # [B, chunk]
+            return memory, jnp.concatenate(chosen, axis=2).sum(axis=2)  # [B, chunk]
 
         chunks = jnp.pad(rep.codes, ((0, -count % _CHUNK), (0, 0))).reshape(-1, _CHUNK, self.levels)
         scan = nn.scan(likelihood, variable_broadcast="params", split_rngs={"params": False})
