@@ -87,7 +87,9 @@ class ProjectRows(nn.Module):
         widths = [matrix.shape[1] for matrix in features]
         kernel = self.param("kernel", self.kernel_init, (sum(widths), self.dim))
         parts = jnp.split(kernel, np.cumsum(widths)[:-1])
-        projected = sum(map(project.project, features, parts, [rows] * len(parts)))
+        projected = jnp.zeros((), kernel.dtype)
+        for matrix, part in zip(features, parts, strict=True):
+            projected += project.project(matrix, part, rows)
         if self.use_bias:
             projected = projected + self.param("bias", self.bias_init, (self.dim,))[None]
         return projected

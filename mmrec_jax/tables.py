@@ -266,7 +266,7 @@ def build(config: Any, spec: Spec, ctx: Context | None) -> dict[str, nn.Module]:
     rows = sum(counts[name] for name, kind in kinds.items() if kind == "hashed")
     shared = Hashed(config.hash_rows or rows, config.hash_width) if rows else None
     return {
-        name: shared if kind == "hashed" else _tower(kind, config, spec, ctx)
+        name: shared if shared and kind == "hashed" else _tower(kind, config, spec, ctx)
         for name, kind in kinds.items()
     }
 
@@ -281,11 +281,11 @@ def check_read(model: Recommender, params: PyTree) -> None:
             )
 
 
-def _tower(kind: str, config: Any, spec: Spec, ctx: Context | None) -> nn.Module:
+def _tower(kind: str, config: Any, spec: Spec, ctx: Any) -> nn.Module:
     """The alternative ``kind`` for items that reads data."""
     names = _modalities(config, spec.modalities, "the data")
 
-    def read(what: str) -> dict[str, Array]:
+    def read(what: str) -> dict[str, Any]:
         own = getattr(ctx, what, {})
         return {name: ctx.tables.get(_entry(what, name), own.get(name)) for name in names}
 

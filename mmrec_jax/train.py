@@ -283,7 +283,7 @@ def fit(
       profile: trace the second epoch and its validation, into the folder ``profile``.
     """
     config, epochs = run.config, run.config.train.epochs
-    until = epochs if until is None else min(until, epochs)
+    last = epochs if until is None else min(until, epochs)
     hyper = hyper or {}
     steered = {"optim.lr": jnp.float32(config.optim.lr), **hyper}
 
@@ -297,7 +297,7 @@ def fit(
     closing = contextlib.closing
     with closing(report.Log(workdir)) as log, closing(bar or report.Progress(epochs, done)) as bar:
         log.rewind(done)
-        while done < until and not progress.stopped(config):
+        while done < last and not progress.stopped(config):
             program = programs.epoch(state, steered, ctx, arrays)
             done += 1
             record: dict[str, Any] = {"epoch": done}
@@ -314,7 +314,7 @@ def fit(
                 # The next epoch reuses the memory of the state.
                 best = jax.tree.map(jnp.copy, variables_of(state))
             log.write({**record, **logs, **{f"valid/{name}": m for name, m in means.items()}})
-            due = done == until or progress.stopped(config) or done % config.checkpoint.every == 0
+            due = done == last or progress.stopped(config) or done % config.checkpoint.every == 0
             if due and best is not None:
                 checkpoints.save(state, best, dataclasses.asdict(progress))
             metric = config.eval.metric

@@ -43,7 +43,7 @@ def build(
     if not len(table.user):
         raise UserError(f"{table.origin}: there is no interaction; give at least one line of data")
     table = numbering(table)
-    user_ids, item_ids = table.user_ids, table.item_ids
+    user_ids, item_ids = np.asarray(table.user_ids), np.asarray(table.item_ids)
     known = _numbered(table, user_ids, item_ids)
     items = _items(table, item_ids)
     kept = _without_repeats(known, table)

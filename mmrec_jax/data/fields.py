@@ -107,6 +107,7 @@ def build(
         origin=table.origin,
     )
     coded = {name: encode(x, part == 0, buckets) for name, x in chosen.items()}
+    assert table.click is not None  # who calls this has seen to it
     shown = Impressions(
         user,
         building.numbers(table.item, table.item_ids, table.origin),

@@ -216,6 +216,7 @@ def next_item(
         item = _draw(key, shape, batch, sampler, table.shape[0])[:, None]  # [N, 1, K]
         negative = jnp.einsum("nld,nkd->nlk", states, vectors(item[:, 0]))
     if objective == "sampled" and sampler == "popularity":
+        assert batch.log_share is not None, "popularity needs the training log"
         positive -= batch.log_share[target]
         negative -= batch.log_share[item]
     negative = jnp.where(item == target[..., None], -1e9, negative)
@@ -230,6 +231,7 @@ def _draw(key: Array, shape, batch: Batch, sampler: str, num_items: int) -> Arra
     """Items of any user, int32 of ``shape``."""
     if sampler == "uniform":
         return jax.random.randint(key, shape, 0, num_items)
+    assert batch.log is not None, "popularity needs the training log"
     return batch.log[jax.random.randint(key, shape, 0, batch.log.shape[0])]
 
 
