@@ -6,10 +6,10 @@
 Sides take turns, so that a noisy moment strikes both; a figure is the median of ``--repeats``
 turns after one for warming up, compilation apart. The baseline is the ordinary PyTorch of
 ``baselines.py`` and ``evaluations.py``, "tuned" compressed rows, the graph's symmetry in reverse
-and sampling by numpy; in rows that end in ``best`` also 32-bit indices and single-pass Adam. The limit
-is the traffic that the work cannot do without, over the bandwidth measured in the same run. Data
-are made up, in the sizes of ``sizes.py``. About half an hour on two processors; ``--only`` takes
-parts of it, whose rows join those that the file has already.
+and sampling by numpy; in rows that end in ``best`` also 32-bit indices and single-pass Adam. The
+limit is the traffic that the work cannot do without, over the bandwidth measured in the same run.
+Data are made up, in the sizes of ``sizes.py``. Three quarters of an hour on two processors;
+``--only`` takes parts of it, whose rows join those that the file has already.
 """
 
 from __future__ import annotations
