@@ -22,7 +22,6 @@ from absl import logging
 from mmrec_jax import report, train
 
 TRIALS = 7  # settings per method where a section tunes the grids of the papers
-SEEDS = (0, 1, 2)
 
 # of the section "tables": few epochs, and no setting is tuned
 TABLES = {
@@ -137,6 +136,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder with the data sets")
     parser.add_argument("--runs", default="runs", help="folder for the runs")
     parser.add_argument("--only", help="one row of the section")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of the chosen setting")
     parser.add_argument("--into", help="Markdown file with a region of the section's name")
     given = parser.parse_args()
     source, metrics, rows, *facts = SECTIONS[given.section]
@@ -147,7 +147,7 @@ def main() -> None:
             make = lambda setting, seed, config=config: configuration(
                 config, f"{given.data}/{source}", setting, seed
             )
-            chosen += best_setting(folder / label, make, space(config, grid))
+            chosen += best_setting(folder / label, make, space(config, grid), given.seeds)
     table = report.results(chosen, metrics, *facts)
     if given.into:
         report.insert(given.into, table, given.section)
@@ -175,7 +175,7 @@ def space(config: str, grid: dict | None) -> list[dict]:
     return settings
 
 
-def best_setting(folder: Path, make, settings: list[dict]) -> list[Path]:
+def best_setting(folder: Path, make, settings: list[dict], count: int) -> list[Path]:
     """The directories, one per seed, of the setting that validates best with the first seed."""
     workdirs = {}
     for setting in settings:
@@ -187,7 +187,7 @@ def best_setting(folder: Path, make, settings: list[dict]) -> list[Path]:
     else:
         (best,) = workdirs
     config = make(workdirs[best], 0)
-    seeds = SEEDS if config.train.epochs else SEEDS[:1]  # closed forms have no seed
+    seeds = range(count if config.train.epochs else 1)  # closed forms have no seed
     for seed in seeds:
         finish(best / str(seed), make(workdirs[best], seed))
     return [best / str(seed) for seed in seeds]
