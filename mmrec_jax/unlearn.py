@@ -56,7 +56,7 @@ from mmrec_jax.types import (
 )
 
 PAIRS = 256  # forgotten pairs in a step; each costs a score for every item
-PATIENCE = 5  # epochs in a row that bring forgotten recall no nearer to its goal
+PATIENCE = 15  # epochs in a row that bring forgotten recall no nearer to its goal
 
 
 @struct.dataclass
