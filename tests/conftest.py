@@ -8,6 +8,8 @@ from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("NPROC", "1")  # XLA's threads: the workers already fill the cores
+    # Most of the time goes into compiling what runs for a moment.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 # One folder per worker: JAX writes an entry in place, so another could read half of it. The
 # variables also reach the launchers that tests start.
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")

@@ -168,13 +168,12 @@ def test_the_loss_falls_and_the_method_beats_popularity(case):
 
 
 def test_nothing_is_traced_again_after_the_first_epoch(learner):
-    epoch = jax.jit(functools.partial(train.train_epoch, learner.run), donate_argnums=0)
     measure = evaluate.Evaluator(learner.run, learner.data, "valid", learner.config)
     state = learner.state()
     for _ in range(2):
-        state, _ = epoch(state, learner.hyper, learner.ctx, learner.arrays)
+        state, _ = learner.epoch(state, learner.hyper, learner.ctx, learner.arrays)
         measure({"params": state.params, **state.collections}, {}, learner.ctx)
-    assert epoch._cache_size() == 1
+    assert learner.epoch._cache_size() == 1
     assert measure._program._cache_size() == 1
 
 
