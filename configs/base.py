@@ -118,7 +118,7 @@ def get_config() -> ConfigDict:
     config.checkpoint.every = 10  # epochs between saves, besides the one at each new best
 
     unlearn = config.unlearn = ConfigDict()  # of --mode=unlearn; see docs/unlearning.md
-    unlearn.alpha = 0.1  # weight of what is to be forgotten; what stays has 1 - alpha
+    unlearn.alpha = 0.03  # weight of what is to be forgotten; what stays has 1 - alpha
     unlearn.epochs = 30  # at most, over what stays; ends once the forgotten rank like the unseen
     unlearn.lr = 1e-3  # constant
     unlearn.retrain = True  # also train anew without the forgotten, to compare with
