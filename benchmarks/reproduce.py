@@ -26,7 +26,7 @@ TRIALS = 7  # settings per method where a section tunes the grids of the papers
 # of the section "tables": few epochs, and no setting is tuned
 TABLES = {
     "data.features": (("all-MiniLM-L6-v2.npy", "vggish.npy"),),
-    "train.epochs": (200,),
+    "train.epochs": (60,),
     "eval.every": (5,),
     "table.codebooks": (4,),
     "table.codebook_size": (64,),
