@@ -305,7 +305,7 @@ def results(
     tables: dict[tuple, dict[str, list]] = {}
     for summary, setting in map(read_run, runs):
         for name in metrics:
-            if summary["test"].get(name) is None:
+            if summary.get("test", {}).get(name) is None:
                 raise UserError(f"{summary['path']}: test has no {name}; choose other --metrics")
         place = tuple(summary.get(key) for key in ("data", "protocol", "split_hash"))
         tables.setdefault(place, {}).setdefault(setting, []).append(summary)

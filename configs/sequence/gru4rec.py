@@ -5,9 +5,7 @@ r"""GRU4Rec.
         --config.data.source=DIR/sequences.txt
 
 Layers and rates are RecBole's. Beauty (5-core, 22,363 users, 12,101 items), leave-one-out, all
-items ranked, HR@10 / NDCG@10 on test; ours stand in docs/sequence.md. Published: .0283 / .0137
-(TIGER, NeurIPS 2023, https://arxiv.org/abs/2305.05065, after S3-Rec, CIKM 2020; its loss is the
-authors' on one negative).
+items ranked, HR@10 / NDCG@10 on test; ours stand in docs/sequence.md.
 
 Variants: ``beauty``; ``bce``, one negative, ``gbce`` and ``sampled``, 256 negatives, ``popular``,
 256 negatives drawn by popularity and corrected for it; ``debug``, ``synthetic``.
