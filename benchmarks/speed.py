@@ -235,10 +235,10 @@ class Bench:
         import numpy as np
 
         from benchmarks import baselines
-        from mmrec_jax.models.multimodal import freedom
+        from mmrec_jax.ops import neighbours
 
         data = self.data("baby", with_features=True)
-        parts = [freedom.neighbour_graph(x, 10) for x in data.features.values()]
+        parts = [neighbours.knn_graph(x, 10) for x in data.features.values()]
         item_graph = [np.concatenate(axis) for axis in zip(*parts, strict=True)]
         item_graph[2] = item_graph[2] / len(parts)
         make = lambda finetune: baselines.Freedom(

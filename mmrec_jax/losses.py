@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from mmrec_jax.types import Array
+
+_NEVER = -1e9  # a logit that cannot win; finite, so that a batch of padding alone gives zero
 
 
 def masked_mean(values: Array, where: Array) -> Array:
@@ -72,6 +75,60 @@ def sampled_softmax(positive: Array, negative: Array, where: Array) -> Array:
     positive, negative = positive.astype(jnp.float32), negative.astype(jnp.float32)
     scores = jnp.concatenate([positive[..., None], negative], axis=-1)
     return masked_mean(jax.nn.logsumexp(scores, axis=-1) - positive, where)
+
+
+def infonce(
+    anchor: Array,
+    positive: Array,
+    where: Array,
+    temperature: float | Array,
+    candidates: Array | None = None,
+) -> Array:
+    """Contrastive loss: of each anchor [B, D], its own positive [B, D] among all candidates.
+
+    The mean over ``where`` [B] of ``-log(exp(s(a, p) / t) / sum_c exp(s(a, c) / t))`` with cosine
+    similarity s. Van den Oord et al., "Representation Learning with Contrastive Predictive
+    Coding", 2018, https://arxiv.org/abs/1807.03748.
+
+    Args:
+      anchor, positive: [B, D], of any length.
+      where: weights [B].
+      temperature: t.
+      candidates: [M, D], the positive's own copy among them; None takes the positives of the batch,
+        less those of weight 0.
+    """
+    anchor, positive = unit(anchor), unit(positive)
+    logits = anchor @ (positive if candidates is None else unit(candidates)).T / temperature
+    if candidates is None:
+        logits = jnp.where(where[None] > 0, logits, _NEVER)
+    own = jnp.sum(anchor * positive, axis=-1) / temperature
+    return masked_mean(jax.nn.logsumexp(logits, axis=-1) - own, where)
+
+
+def alignment(first: Array, second: Array, where: Array) -> Array:
+    """Mean squared distance of the pairs ``first[b]``, ``second[b]``, [B, D] each of length one.
+
+    Wang and Isola, ICML 2020, https://arxiv.org/abs/2005.10242; in recommendation Wang et al.,
+    "DirectAU", KDD 2022, https://arxiv.org/abs/2206.12811.
+    """
+    return masked_mean(jnp.sum(jnp.square(first - second), axis=-1), where)
+
+
+def uniformity(rows: Array, where: Array, scale: float = 2.0) -> Array:
+    """Log of the mean over pairs of ``exp(-scale * squared distance)`` of rows [B, D]; 0 is worst.
+
+    Rows have length one. Papers as for :func:`alignment`.
+    """
+    squares = jnp.sum(jnp.square(rows), axis=-1)
+    distance = jnp.maximum(squares[:, None] + squares[None] - 2 * rows @ rows.T, 0)
+    pair = where[:, None] * where[None] * (1 - jnp.eye(len(rows)))
+    return jnp.log(jnp.where(pair.sum() > 0, masked_mean(jnp.exp(-scale * distance), pair), 1.0))
+
+
+def unit(rows: Array) -> Array:
+    """Rows [..., D] scaled to length one, in float32; a zero row stays zero, its gradient too."""
+    rows = rows.astype(jnp.float32)
+    return rows * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(rows), -1, keepdims=True), 1e-24))
 
 
 def batch_norms(rows: tuple[Array, ...], where: Array) -> Array:

@@ -45,3 +45,41 @@ def test_regularisers_by_hand():
 def test_the_norm_of_nothing_has_a_gradient():
     grad = jax.grad(lambda x: losses.batch_norms((x,), jnp.ones(1)))(jnp.zeros((1, 2)))
     np.testing.assert_array_equal(grad, np.zeros((1, 2)))
+
+
+def test_infonce_by_hand():
+    # unit vectors at 0, 90 and 180 degrees: cosines 1, 0, -1; lengths must not matter
+    anchor = jnp.array([[2.0, 0.0], [0.0, 3.0]])
+    positive = jnp.array([[5.0, 0.0], [-1.0, 0.0]])
+    e = np.exp
+    first = -np.log(e(2) / (e(2) + e(-2)))  # t = 1/2: logits 2 and -2, its own the first
+    second = -np.log(e(0) / (e(0) + e(0)))
+    both = losses.infonce(anchor, positive, jnp.ones(2), 0.5)
+    np.testing.assert_allclose(both, (first + second) / 2, rtol=1e-6)
+    # a row of padding is no candidate and does not count
+    alone = losses.infonce(anchor, positive, jnp.array([1.0, 0.0]), 0.5)
+    np.testing.assert_allclose(alone, 0.0, atol=1e-6)
+    everyone = jnp.array([[1.0, 0.0], [-7.0, 0.0], [0.0, 1.0]])
+    wide = losses.infonce(anchor[:1], positive[:1], jnp.ones(1), 0.5, everyone)
+    np.testing.assert_allclose(wide, -np.log(e(2) / (e(2) + e(-2) + e(0))), rtol=1e-6)
+
+
+def test_alignment_and_uniformity_by_hand():
+    rows = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    where = jnp.array([1.0, 1.0, 0.0])
+    np.testing.assert_allclose(losses.alignment(rows, rows[::-1], where), 4 / 2)
+    np.testing.assert_allclose(losses.uniformity(rows, where), -2 * 2, rtol=1e-6)
+    # squared distances 2, 4, 2
+    three = np.log((2 * np.exp(-4) + np.exp(-8)) / 3)
+    np.testing.assert_allclose(losses.uniformity(rows, jnp.ones(3)), three, rtol=1e-6)
+
+
+def test_contrastive_losses_of_nothing_are_zero_with_zero_gradients():
+    def total(x):
+        x = losses.unit(x)
+        nothing = jnp.zeros(2)
+        return losses.infonce(x, x, nothing, 0.2) + losses.uniformity(x, nothing)
+
+    rows = jnp.array([[0.0, 0.0], [1.0, 1.0]])
+    assert total(rows) == 0
+    np.testing.assert_array_equal(jax.grad(total)(rows), np.zeros((2, 2)))

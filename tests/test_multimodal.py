@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmrec_jax.models.multimodal import bm3, freedom, vbpr
-from mmrec_jax.ops import graph
+from mmrec_jax.ops import graph, neighbours
 from mmrec_jax.tasks.pairwise import Batch
 from mmrec_jax.types import Dataset, Interactions, Spec, UserError
 
@@ -125,7 +125,7 @@ def test_freedom_needs_no_features_where_a_graph_is_given():
 def test_item_graph_sums_the_named_modalities():
     data = _data()
     single = {
-        name: np.asarray(graph.matmul(freedom.item_graph(data, 2, ((name, 1.0),)), jnp.eye(ITEMS)))
+        name: np.asarray(graph.matmul(neighbours.item_graph(data, 2, ((name, 1.0),)), jnp.eye(ITEMS)))
         for name in data.features
     }
     for name, value in single.items():  # each item: itself and its nearest, 1/2 each
@@ -135,15 +135,15 @@ def test_item_graph_sums_the_named_modalities():
         np.testing.assert_array_equal(
             np.sort(np.nonzero(value)[1].reshape(-1, 2)), np.sort(nearest)
         )
-    weighted = freedom.item_graph(data, 2, (("text", 0.9), ("image", 0.1)))
-    equal = freedom.item_graph(data, 2)
+    weighted = neighbours.item_graph(data, 2, (("text", 0.9), ("image", 0.1)))
+    equal = neighbours.item_graph(data, 2)
     for adj, expected in (
         (weighted, 0.9 * single["text"] + 0.1 * single["image"]),
         (equal, sum(single.values()) / 3),
     ):
         np.testing.assert_allclose(graph.matmul(adj, jnp.eye(ITEMS)), expected, rtol=1e-5)
     with pytest.raises(UserError, match="names vision, but tiny has image, text, audio"):
-        freedom.item_graph(data, 2, (("vision", 1.0),))
+        neighbours.item_graph(data, 2, (("vision", 1.0),))
 
 
 def test_freedom_keeps_all_edges_without_dropout():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-import numpy as np
 
 from mmrec_jax import layers, losses
-from mmrec_jax.ops import graph, sampling, topk
+from mmrec_jax.ops import graph, neighbours, sampling
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Array, Context, Dataset, Query, Recommender, UserError
+from mmrec_jax.types import Array, Context, Dataset, Query, Recommender
 
 _EPSILON = 1e-7  # added to degrees, as the authors do
 
@@ -55,11 +54,8 @@ class Freedom(Recommender):
     def context(cls, data: Dataset, **hyper) -> Context:
         user, item = data.train.user, data.train.item
         full = graph.bipartite(user, item, data.spec.num_users, data.spec.num_items)
-        items = item_graph(
-            data,
-            hyper.get("knn_k", cls.knn_k),
-            hyper.get("modality_weights", cls.modality_weights),
-        )
+        weights = hyper.get("modality_weights", cls.modality_weights)
+        items = neighbours.item_graph(data, hyper.get("knn_k", cls.knn_k), weights)
         edges = {"edge_user": jnp.asarray(user), "edge_item": jnp.asarray(item)}
         return Context.of(data, graphs={"full": full, "train": full, "item": items}, tables=edges)
 
@@ -121,49 +117,6 @@ class Freedom(Recommender):
         users = jnp.zeros(self.spec.num_users).at[user].add(keep) + _EPSILON
         items = jnp.zeros(self.spec.num_items).at[item].add(keep) + _EPSILON
         return keep * users[user] ** -0.5 * items[item] ** -0.5
-
-
-def item_graph(
-    data: Dataset, k: int, weights: tuple[tuple[str, float], ...] = ()
-) -> graph.Adjacency:
-    """The weighted sum of the ready-made item graphs of ``data``, or else of its modalities'.
-
-    Raises:
-      UserError: if there is neither a graph nor a feature, or ``weights`` names what is not there.
-    """
-    names = tuple(data.item_graphs or data.features)
-    if not names:
-        raise UserError(
-            f"{data.name}: FREEDOM needs item features or an item graph; "
-            "name some in data.features or data.item_graphs"
-        )
-    share = dict(weights) or dict.fromkeys(names, 1.0 / len(names))
-    if unknown := sorted(set(share) - set(names)):
-        raise UserError(
-            f"model.modality_weights names {', '.join(unknown)}, but {data.name} has "
-            f"{', '.join(names)}; use those names"
-        )
-    parts = [
-        data.item_graphs[name]
-        if data.item_graphs
-        else neighbour_graph(data.features[name], k, data.present.get(name))
-        for name in share
-    ]
-    row, col = (np.concatenate([part[axis] for part in parts]) for axis in (0, 1))
-    weight = np.concatenate([s * part[2] for s, part in zip(share.values(), parts, strict=True)])
-    return graph.from_edges(row, col, weight, data.spec.num_items)
-
-
-def neighbour_graph(
-    features: np.ndarray, k: int, present: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Directed graph of the k most similar items, ``(row, col, weight)``, normalised by row counts.
-
-    The weights keep nothing of the similarities, as in the authors' code.
-    """
-    row, col, _ = topk.knn(features, k, present)
-    root = (np.bincount(row, minlength=len(features)) + _EPSILON) ** -0.5
-    return row, col, root[row] * root[col]
 
 
 Model = Freedom
