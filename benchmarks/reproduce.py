@@ -221,6 +221,7 @@ def published(runs: Path) -> str:
         "data | method | published by | published | ours | runs | configuration | split | minutes"
     )
     lines = [f"| {header} |", "|---" * 3 + "|---:" * 3 + "|---|---|---:|"]
+    devices = set()
     for name, label, source, *values in PUBLISHED:
         path = runs / name / f"{label}.json"
         if not path.exists():
