@@ -13,6 +13,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/multimodal/freedom.py", "What to run; see configs/base.py.", lock_config=True
 )
 _MODES = ["train", "sweep", "eval", "recommend", "prepare", "encode", "unlearn"]
+_MODES += ["ablate", "leak", "compare", "baselines"]
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where a run lives; default runs/METHOD-DATA-SEED.")
 _SWEEP = flags.DEFINE_string("sweep", "file", "Space, as in 'optim.lr=1e-3,1e-4;seed=0,1,2'.")
@@ -21,8 +22,16 @@ _USERS = flags.DEFINE_list("users", None, "Your own user ids for --mode=recommen
 _K = flags.DEFINE_integer("k", 10, "Items per user for --mode=recommend.")
 _SEEN = flags.DEFINE_bool("seen", False, "Whether to recommend items that the user has already.")
 _PROFILE = flags.DEFINE_bool("profile", False, "Whether training traces an epoch to profile/.")
-_OUTPUT = flags.DEFINE_string("output", None, "File of recommendations or features, or new run.")
+_OUTPUT = flags.DEFINE_string("output", None, "File or folder of what is written, or new run.")
+_METRICS = flags.DEFINE_list("metrics", [], "Of --mode=compare; default what runs were chosen by.")
 _FORGET = flags.DEFINE_string("forget", None, "Table of users, items or both to unlearn.")
+_KNOCKOUT = flags.DEFINE_string("knockout", "", "For --mode=eval, such as 'image:shuffle'.")
+_KNOCKOUTS = flags.DEFINE_string("knockouts", "", "Rows of --mode=ablate, parted by ';'.")
+_RETRAIN = flags.DEFINE_bool("retrain", False, "Whether --mode=ablate also trains anew.")
+_PREFERENCES = flags.DEFINE_string("preferences", "", "Table of users and items for --mode=leak.")
+_SEEDS = flags.DEFINE_list("seeds", [], "Seeds of --mode=leak; default config.seed.")
+flags.register_validator("seeds", lambda given: all(map(str.isdigit, given)), "whole numbers only")
+_TRIALS = flags.DEFINE_integer("trials", 0, "Settings of each of --mode=baselines; default equal.")
 _TEXT = flags.DEFINE_string("text", None, "Texts for --mode=encode: TABLE or TABLE:COLUMN,COLUMN.")
 _IMAGES = flags.DEFINE_string("images", None, "Images for --mode=encode: a folder of ITEM.jpg.")
 _ENCODER = flags.DEFINE_string("encoder", "tfidf", "tfidf, tfidf:WIDTH, or the folder of a model.")
@@ -30,23 +39,23 @@ _ENCODER = flags.DEFINE_string("encoder", "tfidf", "tfidf, tfidf:WIDTH, or the f
 
 def main(argv):
     """Calls the library function that the mode names; mistakes of the user exit with status 2."""
-    if len(argv) > 1:
+    if len(argv) > 1 and _MODE.value != "compare":
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
     from mmrec_jax.types import UserError  # after the flags are checked: JAX takes a second to load
 
     try:
-        _run(_MODE.value)
+        _run(_MODE.value, argv[1:])
     except (UserError, OSError) as error:
         fail(error)
 
 
-def _run(mode):
+def _run(mode, named):
     from mmrec_jax import evaluate, report, train
     from mmrec_jax.types import UserError
 
     keep_compiled_programs()
     config, workdir = _CONFIG.value, _WORKDIR.value
-    if mode in ("eval", "recommend", "unlearn") and workdir is None:
+    if mode in ("eval", "recommend", "unlearn", "ablate", "baselines") and workdir is None:
         raise UserError(f"--mode={mode} needs --workdir, the directory of a run")
     if mode == "train":
         workdir = workdir or default_workdir(config)
@@ -61,7 +70,8 @@ def _run(mode):
         sweep.sweep(config, wanted, workdir)
         print(f"{Path(workdir, 'results.md').read_text()}\nresults in {workdir}")
     elif mode == "eval":
-        print(report.table({_SPLIT.value: evaluate.evaluate(workdir, _SPLIT.value)}))
+        means = evaluate.evaluate(workdir, _SPLIT.value, _KNOCKOUT.value)
+        print(report.table({_SPLIT.value: means}))
     elif mode == "recommend":
         from mmrec_jax import recommend
 
@@ -72,6 +82,28 @@ def _run(mode):
 
         output = _OUTPUT.value or f"features/{'image' if _IMAGES.value else 'text'}.npz"
         print(encode.write(config.data, _TEXT.value, _IMAGES.value, _ENCODER.value, output))
+    elif mode == "compare":
+        from mmrec_jax import compare
+
+        if not named:
+            raise UserError("--mode=compare needs the directories of runs or sweeps, as in A B")
+        output = _OUTPUT.value or "compare"
+        print(f"{compare.table(compare.compare(named, _METRICS.value, output))}\n\nin {output}")
+    elif mode == "ablate":
+        from mmrec_jax import ablate
+
+        told = ablate.ablate(workdir, _KNOCKOUTS.value, _RETRAIN.value, _SPLIT.value)
+        print(f"{ablate.table(told)}\n\nresults in {workdir}")
+    elif mode == "leak":
+        from mmrec_jax import leakage
+
+        workdir = workdir or default_workdir(config, "leak-")
+        told = leakage.leakage(config, workdir, _PREFERENCES.value, [*map(int, _SEEDS.value)])
+        print(f"{leakage.table(told)}\n\nresults in {workdir}")
+    elif mode == "baselines":
+        from mmrec_jax import baselines
+
+        print(baselines.against(workdir, _TRIALS.value, _OUTPUT.value or ""))
     elif mode == "unlearn":
         from mmrec_jax import unlearn
 
@@ -113,6 +145,7 @@ def default_workdir(config, prefix=""):
 
 def parse_flags(argv):
     """Absl's parser, with a faulty configuration as one line instead of a traceback."""
+    flags.FLAGS.set_gnu_getopt(True)  # flags may follow the runs that --mode=compare takes
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, TypeError, ValueError, OSError) as error:

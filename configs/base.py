@@ -43,12 +43,19 @@ def get_config() -> ConfigDict:
     # features: made of the item features on the spot; "": none
     data.codes = ""
     data.forget = ""  # a table of users, items or (user, item) to load the data without
+    # for --mode=leak: preferences to train on though test may ask for them, a table or test=0.5
+    data.leak = ""
+    # MODALITY:zero|mean|noise|shuffle|missing=0.3, several joined by ";", "*" for all modalities
+    data.knockout = ""
+    data.knockout_seed = 0  # of the noise, of new places and of which rows go missing
+    data.impute = "zero"  # missing feature rows: zero | mean | knn | graph; see docs/ablation.md
     data.collisions = "error"  # items that share all codes: error | move (change their last one)
     # label | ratio (per user) | leave_one_out (by time) | time (one moment for all users) |
+    # item_cold, user_cold (shares of the items or users, with all their interactions) |
     # auto (label where there are labels, else leave_one_out where there are times, else ratio)
     data.split = "auto"
     data.ratios = (0.8, 0.1, 0.1)  # train, valid, test; also what "label" carves if none is valid
-    data.split_seed = 0  # of the random choices of "ratio" and of that carving
+    data.split_seed = 0  # of the random choices of "ratio", of the cold splits and of that carving
     data.k_core = 0  # drop users and items with fewer interactions, repeatedly; 0 keeps all
     data.max_len = 50  # longest history a sequence method reads
     data.impressions = False  # rows are impressions with fields; only clicks are interactions

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mmrec_jax import memory
+from mmrec_jax import memory, report
 from mmrec_jax import run as runs
-from mmrec_jax.types import Array, Context, PyTree, UserError
+from mmrec_jax.data import knockout as knockouts
+from mmrec_jax.types import Array, Context, PyTree, Query, Recommender, UserError
 
 
 def per_query(
@@ -40,11 +43,23 @@ def per_query(
     return jax.tree.map(lambda m: m.reshape(-1), measured)
 
 
+def lists(run, variables: PyTree, hyper: dict, ctx: Context, queries: Query, k: int) -> Array:
+    """The k best items of every ranking query, int32 [Q, k]; pure, the arguments as above."""
+    model = run.model(hyper, ctx)
+    rep = model.apply(variables, ctx, method="represent")
+
+    def block(_, query):
+        return None, model.apply(variables, rep, query, k, method="rank")[0]
+
+    return lax.scan(block, None, queries)[1].reshape(-1, k)
+
+
 class Evaluator:
     """Queries of one split on the device, and the program that answers them.
 
     Attributes:
       users: int [Q], the user of each real query, ascending.
+      ranks: whether the queries ask for items and the method ranks some.
     """
 
     def __init__(self, run, data, split: str, config):
@@ -55,6 +70,8 @@ class Evaluator:
         order = np.argsort(user, kind="stable")
         self.users, self._places = user[order], asked[order]
         self._queries = jax.tree.map(jnp.asarray, queries)
+        self.ranks = isinstance(queries, Query) and run.method.score is not Recommender.score
+        self._lists = jax.jit(functools.partial(lists, run), static_argnums=4)
         names, ks = tuple(config.eval.metrics), tuple(config.eval.ks)
         self._program = self._traceable = jax.jit(
             lambda variables, hyper, ctx, queries: per_query(
@@ -66,6 +83,14 @@ class Evaluator:
         """Metrics of every user in ``users``, float32 [Q] by name."""
         measured = self._program(variables, hyper, ctx, self._queries)
         return {name: np.asarray(value)[..., self._places] for name, value in measured.items()}
+
+    def top(self, variables: PyTree, hyper: dict, ctx: Context, k: int) -> np.ndarray:
+        """The k best items of every user in ``users``, best first, int32 [Q, k].
+
+        Masked as for the metrics; places that no item is left for hold -1. Only where ``ranks``.
+        """
+        items = self._lists(variables, hyper, ctx, self._queries, k)
+        return np.asarray(items)[self._places]
 
     def trace(self, variables: PyTree, hyper: dict, ctx: Context) -> Any:
         """The program, a ``jax.stages.Traced``, for arguments like these or of these shapes."""
@@ -97,9 +122,38 @@ class Evaluator:
         return self._run.task.summarise(self(variables, hyper, ctx), self.users)
 
 
-def evaluate(workdir: str | Path, split: str = "test") -> dict[str, float]:
-    """Metrics of the best parameters of ``workdir`` on ``split``, as the run itself measured."""
-    run, data, ctx, variables = runs.load(workdir)
+def evaluate(workdir: str | Path, split: str = "test", knockout: str = "") -> dict[str, float]:
+    """Metrics of the best parameters of ``workdir`` on ``split``, as the run itself measured.
+
+    An evaluation on test adds to ``test_evaluations`` in ``summary.json``. ``knockout`` is taken
+    from the features that the parameters meet now, see :mod:`mmrec_jax.data.knockout`.
+
+    Raises:
+      UserError: no run, an empty split, test before the run has ended, or no such knock-out.
+    """
+    without = functools.partial(knockouts.knock_out, spec=knockout) if knockout else None
+    run, data, ctx, variables = runs.load(workdir, without)
+    path = Path(workdir) / "summary.json"
+    if split == "test" and not path.exists():
+        raise UserError(
+            f"{workdir} has not ended, and test is for what has: train to the end, or --split=valid"
+        )
     if not len(getattr(data, split)):
         raise UserError(f"{data.name} has no interactions in its {split} split")
-    return Evaluator(run, data, split, run.config).mean(variables, {}, ctx)
+    means = Evaluator(run, data, split, run.config).mean(variables, {}, ctx)
+    if split == "test":
+        count_tests(workdir)
+    return means
+
+
+def count_tests(workdir: str | Path, times: int = 1) -> None:
+    """Notes in the summary of a finished run that it was measured on test so many times more."""
+    path, count = Path(workdir) / "summary.json", tested(workdir) + times
+    report.write_json(path, json.loads(path.read_text()) | {"test_evaluations": count})
+
+
+def tested(workdir: str | Path) -> int:
+    """How often the run in ``workdir`` has been measured on test, as its summary says."""
+    path = Path(workdir) / "summary.json"
+    summary = json.loads(path.read_text()) if path.exists() else {}
+    return summary.get("test_evaluations", int("test" in summary))

@@ -38,7 +38,7 @@ def ranking(data: Dataset, split: str, config, sequences: bool = False) -> Query
         config.eval.block,
         data.spec.num_users,
         target=wanted,
-        history=data.train,
+        history=_trained(data),
         masked=_masked(data, split, config.eval.protocol),
         sequence=sequence,
         times=times,
@@ -105,15 +105,17 @@ def windows(past: Interactions, users: np.ndarray, length: int) -> np.ndarray:
 def ticks(data: Dataset, time: np.ndarray | None) -> np.ndarray | None:
     """Times of ``data`` counted from its first moment, int32; None stays None.
 
-    The unit is the data's own, or as much coarser as it takes to fit.
+    The unit is the data's own, or as much coarser as it takes for twice the span to fit. Test has
+    no say in it, so that all is the same while that is kept under lock; times that far outside the
+    span of training and validation are cut off.
     """
     if time is None:
         return None
-    known = [part.time for part in (data.train, data.valid, data.test) if part.time is not None]
+    known = [part.time for part in (data.train, data.valid) if part.time is not None]
     first = min(int(t.min()) for t in known if t.size)
     last = max(int(t.max()) for t in known if t.size)
-    unit = (last - first) // (2**31 - 1) + 1
-    return ((time - first) // unit).astype(np.int32)
+    unit = (last - first) // (2**30 - 1) + 1
+    return np.clip((time - first) // unit, 0, 2**31 - 1).astype(np.int32)
 
 
 def moments(
@@ -138,16 +140,24 @@ def moments(
     return np.concatenate([before, asked[users][:, None]], axis=1)
 
 
+def _trained(data: Dataset) -> Interactions:
+    return data.train if data.known is None else data.known
+
+
 def _before(data: Dataset, split: str) -> Interactions:
-    return data.train if split == "valid" else join(data.train, data.valid)
+    return _trained(data) if split == "valid" else join(_trained(data), data.valid)
+
+
+def _check_protocol(protocol: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise UserError(f"eval.protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}")
 
 
 def _masked(data: Dataset, split: str, protocol: str) -> Interactions | None:
-    if protocol not in PROTOCOLS:
-        raise UserError(f"eval.protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}")
+    _check_protocol(protocol)
     if protocol == "none":
         return None
-    return _before(data, split) if protocol == "strict" else data.train
+    return _before(data, split) if protocol == "strict" else _trained(data)
 
 
 def join(first: Interactions, second: Interactions) -> Interactions:
@@ -199,8 +209,9 @@ def labels(config) -> list[str]:
     """Names of what ranking tasks measure, as ``config.eval`` asks for it.
 
     Raises:
-      UserError: if a metric or a cut is none.
+      UserError: if a metric, a cut or the protocol is none.
     """
+    _check_protocol(config.eval.protocol)
     metrics.check(config.eval.metrics, config.eval.ks)
     return metrics.labels(config.eval.metrics, config.eval.ks)
 

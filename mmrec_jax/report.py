@@ -253,9 +253,19 @@ def draw(axes, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> No
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The test and validation metrics of a summary as plain text, a column per K."""
+    """The metrics of a summary as plain text, a column per K, and two lines on the test lists."""
     blocks = [grid(split, summary[split]) for split in ("test", "valid") if summary.get(split)]
-    return "\n\n".join(blocks)
+    return "\n\n".join(blocks + ([of_lists(summary)] if summary.get("beyond") else []))
+
+
+def of_lists(summary: Mapping[str, Any]) -> str:
+    """Two lines of :func:`table`: recall by item popularity, and what lies beyond accuracy."""
+    beyond, line = summary["beyond"], "  ".join
+    cut = f"@{beyond['k']}"
+    groups = summary["slices"]["popularity"]
+    recall = [f"{name} {number(group['recall' + cut])}" for name, group in groups.items()]
+    named = [f"{name} {number(beyond[name])}" for name in ("coverage", "gini", "aplt", "popreo")]
+    return f"{'recall' + cut:<10}  {line(recall)}\n{'test' + cut:<10}  {line(named)}"
 
 
 def grid(title: str, metrics: Mapping[str, float | None]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from mmrec_jax import data as datasets
@@ -59,6 +60,28 @@ class Run:
         lr = hyper.get("optim.lr", optim.lr)
         decay = hyper.get("optim.weight_decay", optim.weight_decay)
         return optimize.build(optim, lr, decay, self.steps, self.config.train.epochs)
+
+
+class Vault:
+    """Data sets, which it hands out without their test part; the latest is kept in memory."""
+
+    def __init__(self):
+        self._name, self._data = "", None
+
+    def load(self, config: ConfigDict) -> Dataset:
+        """The data to train and to choose with."""
+        data, none = self.reveal(config), np.zeros(0, np.int64)
+        shown = dict(data.impressions)
+        if shown:
+            shown["test"] = shown["train"].take(none)
+        return dataclasses.replace(data, test=data.train.take(none), impressions=shown)
+
+    def reveal(self, config: ConfigDict) -> Dataset:
+        """The data with the test part, for what has been chosen."""
+        name = config.data.to_json()
+        if self._data is None or name != self._name:
+            self._name, self._data = name, datasets.load(**config.data)
+        return self._data
 
 
 def init_state(run: Run, key: Array, hyper: dict, ctx: Context, arrays: PyTree) -> TrainState:
@@ -117,8 +140,12 @@ def _method(name: str) -> type[Recommender]:
         raise UserError(f"config.model.name {name!r} is none of {', '.join(known)}") from error
 
 
-def load(workdir: str | Path) -> tuple[Run, Dataset, Context, PyTree]:
+def load(
+    workdir: str | Path, change: Callable[[Dataset], Dataset] | None = None
+) -> tuple[Run, Dataset, Context, PyTree]:
     """The configuration, data and best parameters of a finished or running ``workdir``.
+
+    With ``change``, data and context are those of the changed data, the parameters stay.
 
     Raises:
       UserError: if no run is there.
@@ -126,8 +153,9 @@ def load(workdir: str | Path) -> tuple[Run, Dataset, Context, PyTree]:
     path = Path(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"{path} does not exist; train with --mode=train --workdir={workdir} first")
-    config = ConfigDict(_tuples(json.loads(path.read_text())))
-    run, data, ctx = setup(config)
+    config = ConfigDict(tuples(json.loads(path.read_text())))
+    data = datasets.load(**config.data)
+    run, data, ctx = setup(config, change(data) if change else data)
     if not config.train.epochs:
         return run, data, ctx, {}
     arrays = run.task.prepare(data, config)
@@ -139,8 +167,8 @@ def load(workdir: str | Path) -> tuple[Run, Dataset, Context, PyTree]:
     return run, data, ctx, best
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
     """JSON's lists as the tuples that the configuration had."""
     if isinstance(value, dict):
-        return {key: _tuples(entry) for key, entry in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        return {key: tuples(entry) for key, entry in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list) else value

@@ -25,11 +25,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
-from mmrec_jax import data as datasets
-from mmrec_jax import evaluate, memory, report, side_by_side, space, train
+from mmrec_jax import evaluate, memory, page, report, side_by_side, space, train
 from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.types import Array, Dataset, PyTree, TrainState, UserError
@@ -219,25 +217,6 @@ def form(member: Member, data: Dataset, keys: Sequence[str]) -> Group:
         return form(member, data, ())  # if it was a mistake of the user, it will be said now
 
 
-class Vault:
-    """Data sets, which it hands out without their test part; the latest is kept in memory."""
-
-    def __init__(self):
-        self._name, self._data = "", None
-
-    def load(self, config: ConfigDict) -> Dataset:
-        """The data to train and to choose with."""
-        data = self.reveal(config)
-        return dataclasses.replace(data, test=data.train.take(np.zeros(0, np.int64)))
-
-    def reveal(self, config: ConfigDict) -> Dataset:
-        """The data with the test part, for what has been chosen."""
-        name = config.data.to_json()
-        if self._data is None or name != self._name:
-            self._name, self._data = name, datasets.load(**config.data)
-        return self._data
-
-
 def measure_modes(
     group: Group, members: Sequence[Member], programs: Mapping[str, side_by_side.SideBySide]
 ) -> dict[str, float]:
@@ -334,11 +313,12 @@ class Sweep:
     def __init__(self, members: list[Member], keys: Sequence[str], options: Any):
         self.members, self.mode, self.measured = members, options.mode, {}
         self._keys, self._options = list(keys), options
-        self._vault, self._group, self._board = Vault(), None, Board(members)
+        self._vault, self._group, self._board = runs.Vault(), None, Board(members)
 
     def begin(self) -> None:
         """Makes the first group, which brings to light most mistakes, and writes nothing."""
         next(self._groups(self.members))
+        train.warn(self._vault.load(self.members[0].config))
 
     def train(self, members: Sequence[Member], until: int) -> None:
         """Trains members to epoch ``until``, and writes the summaries of those that have ended."""
@@ -467,7 +447,7 @@ class Sweep:
             data,
             group.ctx,
             best,
-            {**facts, "test_evaluations": len(test)},
+            facts,
             evaluators,
             member.workdir,
             hyper=group.hyper(member),
@@ -518,6 +498,7 @@ def sweep(config: ConfigDict, wanted: Mapping[str, Any], workdir: str | Path) ->
     write_table(workdir / "results.csv", members)
     (workdir / "results.md").write_text(table(members) + "\n")
     report.write_json(workdir / "summary.json", summary)
+    page.attach(page.sweep, workdir)
     return summary
 
 
@@ -647,7 +628,7 @@ def _summary(state: Sweep, best: Choice, plan: dict, seconds: float) -> dict[str
     own = [member.summary for member in best.members]
     first = own[0]
     return {
-        **{key: first[key] for key in ("name", "data", "protocol", "split_hash")},
+        **{key: first[key] for key in ("name", "data", "protocol", "split_hash", "split")},
         "metric": best.members[0].config.eval.metric,
         "winner": {
             "values": {k: v for k, v in best.members[0].values.items() if k != "seed"},

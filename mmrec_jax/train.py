@@ -22,13 +22,22 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
+from mmrec_jax import beyond, memory, optimize, page, report, slices
 from mmrec_jax import evaluate as evaluation
-from mmrec_jax import memory, optimize, report
 from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import Checkpoints, variables_of
+from mmrec_jax.data import passport
 from mmrec_jax.ops import sampling
 from mmrec_jax.run import Run
-from mmrec_jax.types import Array, Context, PyTree, Recommender, TrainState, UserError
+from mmrec_jax.types import (
+    Array,
+    Context,
+    Dataset,
+    PyTree,
+    Recommender,
+    TrainState,
+    UserError,
+)
 
 
 class Diverged(UserError):
@@ -119,13 +128,13 @@ def train(config: ConfigDict, workdir: str | Path, profile: bool = False) -> dic
     """
     workdir = Path(workdir)
     _check_free(workdir, config)
-    run, data, ctx = runs.setup(config)
+    vault = runs.Vault()
+    run, data, ctx = runs.setup(config, vault.load(config))
     check(run)
-    evaluators = {
-        split: evaluation.Evaluator(run, data, split, config)
-        for split in ("valid", "test")
-        if len(getattr(data, split))
-    }
+    evaluators = {}
+    if len(data.valid):
+        evaluators["valid"] = evaluation.Evaluator(run, data, "valid", config)
+    warn(data)
     workdir.mkdir(parents=True, exist_ok=True)
     report.write_json(workdir / "config.json", json.loads(config.to_json()))
     checkpoints = Checkpoints(workdir)
@@ -140,9 +149,13 @@ def train(config: ConfigDict, workdir: str | Path, profile: bool = False) -> dic
             )
         else:
             variables, facts = {}, {"epochs": 0, "best_epoch": None}
+        data = vault.reveal(config)  # all is chosen
+        if len(data.test):
+            evaluators["test"] = evaluation.Evaluator(run, data, "test", config)
         summary = summarise(run, data, ctx, variables, facts, evaluators, workdir)
     finally:
         checkpoints.close()
+    page.attach(page.run, workdir)
     return summary
 
 
@@ -158,6 +171,12 @@ def check(run: Run) -> None:
     optimize.build(config.optim, 0.0, 0.0, 1, 1)
     if config.eval.metric not in (known := run.task.labels(config)):
         raise UserError(f"eval.metric is {config.eval.metric!r}; measured are {', '.join(known)}")
+
+
+def warn(data: Dataset) -> None:
+    """Prints what the passport of the split warns of."""
+    for line in passport.of(data)["warnings"]:
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _check_free(workdir: Path, config: ConfigDict) -> None:
@@ -383,6 +402,17 @@ def check_finite(bad_step: float, steps: int, epoch: int, workdir: Path) -> None
         )
 
 
+def _of_lists(config, data, ctx, variables, test, hyper) -> dict[str, Any]:
+    """What the test lists show besides the metrics: slices, and what lies beyond accuracy."""
+    lists = test.top(variables, hyper, ctx, max(config.eval.ks))
+    cut = int(config.eval.metric.rpartition("@")[2])
+    return {
+        "slices": slices.measure(data, test.users, lists, config.eval.ks),
+        "beyond": beyond.measure(data, test.users, lists[:, :cut]),
+        "exposure": page.exposure(data, test.users, lists[:, :cut]),
+    }
+
+
 def summarise(
     run, data, ctx, variables, facts, evaluators, workdir, hyper: dict | None = None
 ) -> dict[str, Any]:
@@ -397,19 +427,24 @@ def summarise(
         report.per_query(workdir / f"per_{entity}_{split}.parquet", measured, entity, ids)
     finish = getattr(run.task, "finish", None)  # what else a task leaves in the workdir
     facts = facts | finish(run, data, ctx, variables, workdir) if finish else facts
+    if "test" in evaluators and evaluators["test"].ranks:
+        facts = facts | _of_lists(config, data, ctx, variables, evaluators["test"], hyper or {})
+    facts = facts | page.look(run, data, ctx, variables, hyper or {}, workdir)
     summary = {
         "name": config.model.name,
         "data": data.name,
         "protocol": config.eval.protocol,
         "seed": config.seed,
         "split_hash": data.notes.get("split_hash"),
+        "split": passport.of(data),
         **means,
         **facts,
+        "test_evaluations": evaluation.tested(workdir) + ("test" in evaluators),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables.get("params", {}))),
         "model_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(variables)),
         "peak_memory_bytes": report.peak_memory(),
         **report.environment(),
-        "data_notes": dict(data.notes),
+        "data_notes": {name: note for name, note in data.notes.items() if name != "passport"},
         "config": json.loads(config.to_json()),
     }
     report.write_json(workdir / "summary.json", summary)

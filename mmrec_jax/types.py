@@ -130,6 +130,8 @@ class Dataset:
       item_graphs: ready-made item graphs by name, ``(row, col, weight)`` in item numbers.
       impressions: those of "train", "valid" and "test", whose clicks are the interactions; empty
         unless asked for (``config.data.impressions``).
+      known: the training interactions that queries mask and have as histories, where these are
+        fewer than ``train`` (``config.data.leak``); None: all of them.
       notes: JSON-able facts about origin, split and filtering, copied into every result.
     """
 
@@ -148,6 +150,7 @@ class Dataset:
         default_factory=dict
     )
     impressions: Mapping[str, Impressions] = dataclasses.field(default_factory=dict)
+    known: Interactions | None = None
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod

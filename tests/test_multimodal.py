@@ -125,7 +125,9 @@ def test_freedom_needs_no_features_where_a_graph_is_given():
 def test_item_graph_sums_the_named_modalities():
     data = _data()
     single = {
-        name: np.asarray(graph.matmul(neighbours.item_graph(data, 2, ((name, 1.0),)), jnp.eye(ITEMS)))
+        name: np.asarray(
+            graph.matmul(neighbours.item_graph(data, 2, ((name, 1.0),)), jnp.eye(ITEMS))
+        )
         for name in data.features
     }
     for name, value in single.items():  # each item: itself and its nearest, 1/2 each

@@ -114,10 +114,12 @@ def test_queries_know_when_they_are_asked():
 
 def test_times_in_fine_units_fit_the_device():
     data = dataset(interactions({0: [1, 2, 3]}, time=[5, 10**7 + 5, 10**15 + 5]))
-    unit = 465662  # the least that 10**15 fills no more than 31 bits of
+    unit = 931323  # the least that 10**15 fills no more than 30 bits of
     ticks = queries.ticks(data, data.train.time)
     assert ticks.dtype == np.int32
     np.testing.assert_array_equal(ticks, [0, 10**7 // unit, 10**15 // unit])
+    later = queries.ticks(data, np.array([0, 15 * 10**14, 10**16]))
+    np.testing.assert_array_equal(later, [0, 15 * 10**14 // unit, 2**31 - 1])
 
 
 def test_enough_blocks_holds_nearly_every_batch():

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.baseline import ease
+from configs.sequence import sasrec
+from mmrec_jax import data as datasets
+from mmrec_jax import train
 from mmrec_jax.data import splits
+from mmrec_jax.ops import bag
 from mmrec_jax.types import UserError
 
 
@@ -139,3 +145,86 @@ def test_every_user_trains_and_held_out_items_come_last(pairs, ratios, seed):
         for u in np.unique(user):
             mine = part[user == u][np.argsort(order[user == u], kind="stable")]
             assert mine[0] == 0 and (np.diff(mine) >= 0).all()
+
+
+def test_cold_takes_shares_of_the_items_in_random_order():
+    item = np.array([7, 3, 7, 9, 3, 1, 9, 7])  # distinct: 1, 3, 7, 9
+    random = np.array([0.2, 0.9, 0.1, 0.5, 0, 0, 0, 0])
+    part = splits.cold(item, random, (0.5, 0.25, 0.25))  # 3 has the largest, then 9
+    np.testing.assert_array_equal(part, [0, 2, 0, 1, 2, 0, 1, 0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(3, 60), st.sampled_from(splits.COLD), st.integers(0, 9))
+def test_cold_parts_are_disjoint_and_complete(count, rule, seed):
+    user, item = np.random.default_rng(seed).integers(0, count, (2, 3 * count))
+    user[:count] = item[:count] = np.arange(count)
+    part, facts = splits.assign(user, item=item, rule=rule, ratios=(0.6, 0.2, 0.2), seed=seed)
+    assert facts["rule"] == rule and len(part) == len(user)
+    entity = item if rule == "item_cold" else user
+    held = [set(entity[part == p]) for p in range(3)]
+    assert not (held[0] & held[1] or held[0] & held[2] or held[1] & held[2])
+    assert len(held[0] | held[1] | held[2]) == count
+    assert [len(h) for h in held[1:]] == [max(int(0.2 * count + 1e-6), 1)] * 2
+    again, _ = splits.assign(user, item=item, rule=rule, ratios=(0.6, 0.2, 0.2), seed=seed)
+    np.testing.assert_array_equal(part, again)
+
+
+def test_the_seed_decides_which_are_cold():
+    user, item = np.arange(60), np.arange(60) % 30
+    parts = [splits.assign(user, item=item, rule="item_cold", seed=n)[0] for n in (0, 1)]
+    assert (parts[0] != parts[1]).any()
+
+
+def planted(split, **options):
+    knobs = {"num_users": 60, "num_items": 50, "mean_interactions": 8.0}
+    return datasets.load("synthetic", split=split, knobs=knobs, ratios=(0.6, 0.2, 0.2), **options)
+
+
+def test_a_cold_item_has_no_training_interactions():
+    data = planted("item_cold")
+    parts = (data.train, data.valid, data.test)
+    items = [set(part.item) for part in parts]
+    assert not (items[0] & items[1] or items[0] & items[2] or items[1] & items[2])
+    assert sum(map(len, parts)) == data.notes["interactions"]["read"]  # all users train
+    user = np.concatenate([np.repeat([100, 101], 10), np.arange(10)])  # ten have a single item
+    columns = {"user": user, "item": np.tile(np.arange(10), 3)}
+    data = datasets.from_frames(columns, split="item_cold", ratios=(0.6, 0.2, 0.2))
+    assert data.notes["interactions"]["untrained_users_dropped"] == 4
+    assert [len(part) for part in (data.train, data.valid, data.test)] == [18, 4, 4]
+
+
+def test_a_cold_user_keeps_all_held_out_interactions(tmp_path):
+    data = planted("user_cold")
+    parts = (data.train, data.valid, data.test)
+    users = [set(part.user) for part in parts]
+    assert not (users[0] & users[1] or users[0] & users[2] or users[1] & users[2])
+    assert sum(map(len, parts)) == data.notes["interactions"]["read"] and len(data.test)
+    assert len(users[0] | users[1] | users[2]) == data.spec.num_users
+    gone = data.user_ids[data.train.user[0]]
+    (tmp_path / "forget.csv").write_text(f"user\n{gone}\n")
+    left = planted("user_cold", forget=str(tmp_path / "forget.csv"))
+    assert len(left.test) == len(data.test) and len(left.train) < len(data.train)
+
+
+def test_impressions_have_no_cold_splits():
+    with pytest.raises(UserError, match="split=user_cold is for interactions"):
+        datasets.load("synthetic", split="user_cold", impressions=True)
+
+
+def test_a_bag_of_no_pairs_is_zero():
+    none = jnp.zeros(0, jnp.int32)
+    sums = bag.embedding_bag(jnp.ones((3, 2)), none, none, none.astype(jnp.float32), 4)
+    np.testing.assert_array_equal(sums, np.zeros((4, 2)))
+
+
+@pytest.mark.parametrize("module", [ease, sasrec])
+def test_users_without_history_are_ranked_for(module, tmp_path):
+    config = module.get_config("debug")
+    config.data.knobs.num_users, config.data.knobs.num_items = 60, 50
+    config.data.split = "user_cold"
+    if config.train.epochs:
+        config.train.epochs = 1
+    summary = train.train(config, tmp_path)
+    assert summary["slices"]["activity"].keys() == {"cold"}
+    assert summary["test"]["recall@20"] > 0

@@ -16,7 +16,7 @@ import pytest
 from configs.baseline import ease, mf
 from configs.multimodal import freedom
 from mmrec_jax import data as datasets
-from mmrec_jax import evaluate, memory, report, side_by_side, space, sweep, train
+from mmrec_jax import evaluate, memory, page, report, side_by_side, space, sweep, train
 from mmrec_jax import run as runs
 from mmrec_jax.types import UserError
 
@@ -70,6 +70,8 @@ def assert_same_run(mine, lone):
 def without_plots(monkeypatch):
     """Plots take longer than the runs here."""
     monkeypatch.setattr(report, "curves", lambda *_: None)
+    monkeypatch.setattr(page, "look", lambda *_: {})
+    monkeypatch.setattr(page, "attach", lambda *_: None)
 
 
 # --- spaces ---
@@ -93,7 +95,7 @@ def test_a_flag_is_read_as_its_keys_want_it():
     assert isinstance(found["optim.lr"][1], float)
     assert space.plain(found)["model.reg_weight"] == "log(0.0001,0.01)"
     own = space.parse("file;seed=1,2;model.reg_weight=0.5", config, mf.sweep())
-    assert own == {"model.reg_weight": (0.5,), "seed": (1, 2)}
+    assert own == {**mf.sweep(), "model.reg_weight": (0.5,), "seed": (1, 2)}
     assert space.parse("file", config, mf.sweep()) == mf.sweep()
 
 

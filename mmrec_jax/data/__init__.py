@@ -14,6 +14,9 @@ from mmrec_jax.data import build, files, frames, readers, side, synthetic
 from mmrec_jax.data import codes as coding
 from mmrec_jax.data import fields as fielded
 from mmrec_jax.data import forget as forgetting
+from mmrec_jax.data import knockout as knockouts
+from mmrec_jax.data import leak as leaks
+from mmrec_jax.data import passport as passports
 from mmrec_jax.types import Dataset, UserError
 
 
@@ -32,6 +35,10 @@ def load(
     codes: str = "",
     collisions: str = "error",
     forget: str = "",
+    leak: str = "",
+    knockout: str = "",
+    knockout_seed: int = 0,
+    impute: str = "zero",
     impressions: bool = False,
     fields: Sequence[str] = (),
     numeric: Sequence[str] = (),
@@ -52,7 +59,8 @@ def load(
         conversion.
       features: feature files; empty takes those beside the interactions.
       item_graphs: ``.npz`` files of ready-made item graphs.
-      split: label, ratio, leave_one_out, time or auto (see :func:`mmrec_jax.data.splits.assign`).
+      split: label, ratio, leave_one_out, time, item_cold, user_cold or auto (see
+        :func:`mmrec_jax.data.splits.assign`).
       ratios: shares of train, valid and test.
       split_seed: seed of random splits.
       k_core: fewest interactions of every user and item; 0 keeps all.
@@ -61,6 +69,10 @@ def load(
       codes, collisions: semantic codes, see :func:`mmrec_jax.data.codes.attach`; "" for none.
       forget: a table of users, items and pairs to load the data without, see
         :func:`mmrec_jax.data.forget.without`; "" for none.
+      leak: preferences to give to training on purpose, see :func:`mmrec_jax.data.leak.given`.
+      knockout, knockout_seed: what of the features to take away, and the seed of what is drawn,
+        see :mod:`mmrec_jax.data.knockout`; "" for nothing.
+      impute: what stands in for missing feature rows, see :func:`mmrec_jax.data.knockout.impute`.
       impressions: rows are impressions, some of them clicked, and carry fields; see
         :func:`mmrec_jax.data.fields.build`, which also explains what follows.
       fields: columns to take as fields; empty takes all that have no other role.
@@ -79,7 +91,16 @@ def load(
     taken = dict(fields=tuple(fields), numeric=tuple(numeric)) if impressions else None
     labels = dict(buckets=buckets, click_rating=click_rating, conversion_rating=conversion_rating)
     builder = functools.partial(_builder(taken, labels), **rules)
-    coded = functools.partial(_finished, name=codes, collisions=collisions, forget=forget)
+    coded = functools.partial(
+        _finished,
+        name=codes,
+        collisions=collisions,
+        forget=forget,
+        leak=leak,
+        knockout=knockout,
+        knockout_seed=knockout_seed,
+        impute=impute,
+    )
     if source == "synthetic":
         make = synthetic.impressions if impressions else synthetic.make
         return coded(builder(make(**synthetic.check_knobs(knobs or {}))))
@@ -93,11 +114,23 @@ def load(
 
 
 def _finished(
-    data: Dataset, name: str, collisions: str, forget: str = "", folder: Path | None = None
+    data: Dataset,
+    name: str,
+    collisions: str,
+    forget: str = "",
+    leak: str = "",
+    knockout: str = "",
+    knockout_seed: int = 0,
+    impute: str = "zero",
+    folder: Path | None = None,
 ) -> Dataset:
-    """``data`` with the semantic codes ``name`` and without what ``forget`` lists, if not ""."""
+    """``data`` as its options want it; each works on what those before it left."""
+    data = forgetting.without(data, forget) if forget else data
+    data = leaks.given(data, leak) if leak else data
+    data = knockouts.knock_out(data, knockout, knockout_seed) if knockout else data
+    data = knockouts.impute(data, impute)
     data = coding.attach(data, name, collisions, folder) if name else data
-    return forgetting.without(data, forget) if forget else data
+    return dataclasses.replace(data, notes={**data.notes, "passport": passports.passport(data)})
 
 
 def _builder(taken: Mapping[str, Any] | None, labels: Mapping[str, Any]) -> Callable[..., Dataset]:
@@ -113,7 +146,7 @@ def from_frames(interactions: Any, features: Mapping[str, Any] | None = None, **
       features: by modality, a DataFrame (item ids in a column of a usual name, else its index),
         a vector by item id, or a matrix whose row i describes item i.
       **options: ``name``, ``titles`` (title by item id), ``columns``, and the options of
-        :func:`load` about the split, about codes and about impressions.
+        :func:`load` about the split, codes, impressions, and what is taken away or put in.
 
     Raises:
       UserError: anything amiss, in one line.
@@ -123,8 +156,9 @@ def from_frames(interactions: Any, features: Mapping[str, Any] | None = None, **
     taken = {"fields": (), "numeric": ()} | pop("fields", "numeric") if impressions else None
     builder = _builder(taken, pop("buckets", "click_rating", "conversion_rating"))
     codes, collisions = options.pop("codes", ""), options.pop("collisions", "error")
+    rest = pop("forget", "leak", "knockout", "knockout_seed", "impute")
     table = frames.table(interactions, features or {}, **given, fields=taken)
-    return _finished(builder(table, **options), codes, collisions)
+    return _finished(builder(table, **options), codes, collisions, **rest)
 
 
 def _is_prepared(path: Path) -> bool:

@@ -27,7 +27,7 @@ def build(
 
     Of several interactions of one user with one item the earliest stays (with labels: that of the
     earliest part), since an item cannot be both known and held out. Users without training
-    interactions are left out of validation and test.
+    interactions are left out of validation and test, unless the split is ``user_cold``.
 
     Args:
       table: what a reader returned.
@@ -64,12 +64,14 @@ def build(
         kept.user,
         pick(table.time),
         pick(table.label),
+        kept.item,
         rule=split,
         ratios=ratios,
         seed=split_seed,
         origin=table.origin,
     )
     trained = np.bincount(kept.user[part == 0], minlength=len(user_ids)) > 0
+    trained |= facts["rule"] == "user_cold"  # where being untrained is the point
     chosen = [np.flatnonzero((part == p) & trained[kept.user]) for p in range(3)]
     _check_held_out(part, chosen, table.origin)
     every = Interactions(kept.user, kept.item, pick(times(table)), pick(_rating(table)))

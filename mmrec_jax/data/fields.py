@@ -91,6 +91,8 @@ def build(
         raise UserError(f"{table.origin}: there is no impression; give at least one line of data")
     if k_core:
         raise UserError("config.data.k_core cannot thin out impressions; set it to 0")
+    if split in splits.COLD:
+        raise UserError(f"config.data.split={split} is for interactions; impressions take another")
     table = building.numbering(_labelled(table, click_rating, conversion_rating))
     if table.time is None:
         order = {**table.notes, "time": "place in the source"}

@@ -19,7 +19,7 @@ SPLITS = ("train", "valid", "test")
 def without(data: Dataset, path: str | Path) -> Dataset:
     """``data`` as if it had never held what the table at ``path`` asks to forget.
 
-    Numbers of users and items stay. Users who are left without training interactions leave
+    Numbers of users and items stay. Users who lose all their training interactions leave
     validation and test too, as in any other data set.
 
     Raises:
@@ -29,11 +29,12 @@ def without(data: Dataset, path: str | Path) -> Dataset:
     parts = {split: getattr(data, split).take(~gone[split]) for split in SPLITS}
     if not len(parts["train"]):
         raise UserError(f"{path}: asks to forget all training interactions; leave some")
-    trained = np.bincount(parts["train"].user, minlength=data.spec.num_users) > 0
+    count = lambda part: np.bincount(part.user, minlength=data.spec.num_users)
+    trained = (count(parts["train"]) > 0) | (count(data.train) == 0)
     parts |= {split: parts[split].take(trained[parts[split].user]) for split in SPLITS[1:]}
     counts = {split: len(part) for split, part in parts.items()}
     notes = {
-        **data.notes,
+        **{name: note for name, note in data.notes.items() if name != "passport"},
         "forgotten": {split: int(mask.sum()) for split, mask in gone.items()},
         "interactions": {**data.notes.get("interactions", {}), **counts},
         "split_hash": build.split_hash([*parts.values()], data.user_ids, data.item_ids),

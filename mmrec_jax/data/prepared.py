@@ -35,6 +35,7 @@ FORMAT = 1  # of what is below metadata["mmrec_jax"]
 BLOCK = 8192  # rows per record, fewer where rows are wide
 BLOCK_BYTES = 2**24
 SPLITS = ("train", "valid", "test")
+DERIVED = ("prepared", "passport")  # notes that loading makes anew
 
 _VERSION = r"\d+\.\d+\.\d+"
 _NAME = r"[a-z][a-z0-9_]*"
@@ -56,9 +57,11 @@ def write(
       version: three numbers, such as "1.0.0".
 
     Raises:
-      UserError: a name or version of another form, or one that exists already.
+      UserError: a name or version of another form, one that exists already, or data with a leak.
     """
     _check_label(name, version)
+    if data.known is not None:
+        raise UserError(f"{data.name}: data with a leak are not stored; leave config.data.leak out")
     target = pathlib.Path(directory).expanduser() / name / version
     if target.exists():
         raise UserError(f"{target} exists already; give a new version, or remove it first")
@@ -69,7 +72,7 @@ def write(
         "version": version,
         "dataset": data.name,
         "spec": dataclasses.asdict(data.spec),
-        "notes": {k: v for k, v in data.notes.items() if k != "prepared"},
+        "notes": {k: v for k, v in data.notes.items() if k not in DERIVED},
         "tables": sorted(tables),
         "feature": list(data.features),
         "present": list(data.present),

@@ -12,13 +12,15 @@ import numpy as np
 
 from mmrec_jax.types import UserError
 
-RULES = ("label", "ratio", "leave_one_out", "time", "auto")
+RULES = ("label", "ratio", "leave_one_out", "time", "item_cold", "user_cold", "auto")
+COLD = ("item_cold", "user_cold")
 
 
 def assign(
     user: np.ndarray,
     time: np.ndarray | None = None,
     label: np.ndarray | None = None,
+    item: np.ndarray | None = None,
     *,
     rule: str = "auto",
     ratios: Sequence[float] = (0.8, 0.1, 0.1),
@@ -36,9 +38,11 @@ def assign(
       user: user numbers [E].
       time: numbers [E]; ties fall in the order of the arrays.
       label: parts as published [E].
+      item: item numbers [E], which ``item_cold`` needs.
       rule: one of ``RULES``.
-      ratios: shares of training, validation and test.
-      seed: of the random choices of ``ratio`` and of a missing validation part.
+      ratios: shares of training, validation and test; of the items or users if the rule is in
+        ``COLD``.
+      seed: of all random choices: ``ratio``, ``COLD`` and a missing validation part.
       origin: what errors call the source.
 
     Raises:
@@ -50,8 +54,9 @@ def assign(
     if rule == "label":
         part, facts = _by_label(user, label, random, shares)
         required = (True, "carved" in facts["valid"], bool(np.any(label == 2)) or shares[2] > 0)
-    elif rule == "ratio":
-        part = by_ratio(user, random, shares)
+    elif rule in ("ratio", *COLD):
+        cut = by_ratio if rule == "ratio" else cold
+        part = cut(item if rule == "item_cold" else user, random, shares)
         facts, required = {"ratios": shares, "seed": seed}, [share > 0 for share in shares]
     elif rule == "time":
         part = by_time(time, shares)
@@ -79,6 +84,20 @@ def by_ratio(user: np.ndarray, random: np.ndarray, ratios: Sequence[float]) -> n
     position, count = _position(user, np.lexsort((random, user)))
     test, valid = _quotas(count, ratios)
     return _tail(position, count, valid, test)
+
+
+def cold(entity: np.ndarray, random: np.ndarray, ratios: Sequence[float]) -> np.ndarray:
+    """Shares of the distinct users or items, each with all its interactions, int8 [E].
+
+    The counts are those of :func:`by_ratio`, for one user who has each of them once.
+
+    Args:
+      entity: user or item numbers [E].
+      random: [E]; as many as there are distinct numbers are used.
+      ratios: shares of training, validation and test.
+    """
+    distinct, place = np.unique(entity, return_inverse=True)
+    return by_ratio(np.zeros(len(distinct), np.int64), random[: len(distinct)], ratios)[place]
 
 
 def leave_one_out(user: np.ndarray, time: np.ndarray) -> np.ndarray:

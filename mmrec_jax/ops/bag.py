@@ -58,7 +58,7 @@ _sums.defvjp(_forward, _backward)
 
 def _each_chunk(add, shape, row, item, weight, size) -> Array:
     """What ``add`` makes of zeros of ``shape``, chunk by chunk of the pairs."""
-    fill = -row.shape[0] % _PAIRS
+    fill = max(-row.shape[0] % _PAIRS, _PAIRS - row.shape[0])  # one chunk even of no pairs
     row = jnp.pad(row, (0, fill), constant_values=size)
     item, weight = jnp.pad(item, (0, fill)), jnp.pad(weight.astype(jnp.float32), (0, fill))
     places = jnp.arange(1, row.shape[0] + 1, dtype=jnp.int32)
