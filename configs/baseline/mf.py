@@ -24,5 +24,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def sweep() -> dict[str, tuple]:
-    """MMRec's grid."""
-    return {"model.reg_weight": (2.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
+    """MMRec's grid, and the learning rate."""
+    return {
+        "model.reg_weight": (2.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
+        "optim.lr": (5e-3, 1e-3, 3e-4),
+    }
