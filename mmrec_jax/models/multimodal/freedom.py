@@ -5,11 +5,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from mmrec_jax import layers, losses
-from mmrec_jax.ops import graph, neighbours, sampling
+from mmrec_jax.ops import graph, neighbours, prune
 from mmrec_jax.tasks.pairwise import Batch
 from mmrec_jax.types import Array, Context, Dataset, Query, Recommender
-
-_EPSILON = 1e-7  # added to degrees, as the authors do
 
 
 class Freedom(Recommender):
@@ -70,15 +68,12 @@ class Freedom(Recommender):
     def refresh(self, ctx: Context) -> Context:
         if self.dropout <= 0:
             return ctx
-        size = ctx.tables["edge_user"].shape[0]
-        log_weight = jnp.log(self._edge_weight(ctx, jnp.ones(size)))
-        count = int(size * (1.0 - self.dropout))
-        kept = sampling.without_replacement(self.make_rng("dropout"), log_weight, count)
-        return self.prune(ctx, jnp.zeros(size).at[kept].set(1.0))
+        log_weight = jnp.log(self._edge_weights(ctx))
+        return self.prune(ctx, prune.draw(self.make_rng("dropout"), log_weight, self.dropout))
 
     def prune(self, ctx: Context, keep: Array) -> Context:
         """The context whose training graph has only the edges marked 1 in ``keep`` [E]."""
-        train = graph.reweight(ctx.graphs["full"], self._edge_weight(ctx, keep))
+        train = graph.reweight(ctx.graphs["full"], self._edge_weights(ctx, keep))
         return ctx.replace(graphs={**ctx.graphs, "train": train})
 
     def represent(self, ctx: Context) -> dict[str, Array]:
@@ -111,12 +106,9 @@ class Freedom(Recommender):
         users, items = nodes[: self.spec.num_users], nodes[self.spec.num_users :]
         return jnp.concatenate([users, items + smooth])
 
-    def _edge_weight(self, ctx: Context, keep: Array) -> Array:
-        """Symmetrically normalised weights [E] of the edges marked 1 in ``keep``, else 0."""
-        user, item = ctx.tables["edge_user"], ctx.tables["edge_item"]
-        users = jnp.zeros(self.spec.num_users).at[user].add(keep) + _EPSILON
-        items = jnp.zeros(self.spec.num_items).at[item].add(keep) + _EPSILON
-        return keep * users[user] ** -0.5 * items[item] ** -0.5
+    def _edge_weights(self, ctx: Context, keep: Array | None = None) -> Array:
+        edges = (ctx.tables["edge_user"], ctx.tables["edge_item"])
+        return prune.edge_weights(*edges, self.spec.num_users, self.spec.num_items, keep)
 
 
 Model = Freedom
