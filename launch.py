@@ -88,7 +88,9 @@ def _run(mode, named):
         if not named:
             raise UserError("--mode=compare needs the directories of runs or sweeps, as in A B")
         output = _OUTPUT.value or "compare"
-        print(f"{compare.table(compare.compare(named, _METRICS.value, output))}\n\nin {output}")
+        told = compare.compare(named, _METRICS.value, output)
+        print(f"{compare.table(told)}\n\nresults in {output}")
+        print(f"baselines with the same budget: --mode=baselines --workdir={named[0]}")
     elif mode == "ablate":
         from mmrec_jax import ablate
 

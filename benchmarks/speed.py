@@ -1,7 +1,7 @@
 """Times our work beside PyTorch's, in one run on the same processors: ``speed.md``'s table.
 
     pip install -e '.[bench]'
-    python benchmarks/speed.py --json=speed.json [--mmrec=CHECKOUT] [--into=README.md]
+    python benchmarks/speed.py --json=speed.json [--mmrec=CHECKOUT] [--into=docs/speed.md]
 
 Sides take turns, so that a noisy moment strikes both; a figure is the median of ``--repeats``
 turns after one for warming up, compilation apart. The baseline is the ordinary PyTorch of
@@ -565,7 +565,7 @@ def markdown(machine: dict, rows: list[dict]) -> str:
         if "alone_s" in row:
             sides = ("loop_s", "map_s", "vmap_s")
             modes = ", ".join(f"`{s[:-2]}` {row[s]:.0f} s" for s in sides)
-            lines += ["", f"Eight seeds of LightGCN, Baby, five epochs each, start and test "]
+            lines += ["", "Eight seeds of LightGCN, Baby, five epochs each, start and test "]
             lines[-1] += f"included: runs one after another {row['alone_s']:.0f} s; one sweep in "
             lines[-1] += f"mode {modes}."
     return "\n".join(lines)

@@ -38,7 +38,7 @@ import pandas as pd
 from flax import struct
 from ml_collections import ConfigDict
 
-from mmrec_jax import evaluate, losses, report, train
+from mmrec_jax import evaluate, losses, page, report, train
 from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.data import forget
@@ -200,6 +200,7 @@ def unlearn(
         "models": models,
     }
     report.write_json(output / "unlearn.json", result)
+    page.attach(page.run, output)
     return result
 
 
