@@ -45,16 +45,57 @@ def test_bipartite_weights_by_hand():
     assert adj.transpose is None  # symmetric, so stored once
 
 
-@pytest.mark.parametrize("layers", [0, 1, 3])
-def test_mean_propagate_is_the_mean_of_powers(layers):
+def propagation(kind):
+    """An adjacency whose rows need buckets, chunks and an inner plan, and its dense twin."""
     user, item = skewed_graph(4)
-    adj = graph.bipartite(user, item, 60, 25)
-    dense = np.asarray(graph.matmul(adj, jnp.eye(85)))
+    if kind == "bipartite":
+        adj, size = graph.bipartite(user, item, 60, 25), 85
+    else:
+        weight = np.random.default_rng(1).random(user.size) / 20
+        adj, size = graph.from_edges(user, item, weight, 60), 60
+        assert adj.transpose is not None
+    return adj, np.asarray(graph.matmul(adj, jnp.eye(size)))
+
+
+@pytest.mark.parametrize("kind", ["bipartite", "directed"])
+@pytest.mark.parametrize("layers", [0, 1, 3])
+@pytest.mark.parametrize("rows", [None, [3, 59, 3, 0, 17]])
+def test_mean_propagate_is_the_mean_of_powers(monkeypatch, kind, layers, rows):
+    monkeypatch.setattr(graph, "_WIDEST", 4)
+    monkeypatch.setattr(graph, "_BUCKET_COST", 30)
+    adj, dense = propagation(kind)
     powers = sum(np.linalg.matrix_power(dense, k) for k in range(layers + 1)) / (layers + 1)
-    x = np.random.default_rng(5).standard_normal((85, 3)).astype(np.float32)
-    y, vjp = jax.vjp(lambda x: graph.mean_propagate(adj, x, layers), jnp.asarray(x))
+    powers = powers if rows is None else powers[rows]
+    x, g = (
+        np.random.default_rng(s).standard_normal((n, 3)).astype(np.float32)
+        for s, n in zip((5, 6), powers.shape[::-1], strict=True)
+    )
+    rows = None if rows is None else jnp.asarray(rows)
+    y, vjp = jax.vjp(lambda x: graph.mean_propagate(adj, x, layers, rows), jnp.asarray(x))
     np.testing.assert_allclose(y, powers @ x, atol=1e-5)
-    np.testing.assert_allclose(vjp(jnp.asarray(x))[0], powers.T @ x, atol=1e-5)
+    np.testing.assert_allclose(vjp(jnp.asarray(g))[0], powers.T @ g, atol=1e-5)
+
+
+def test_mean_propagate_maps_over_members_and_keeps_bfloat16(monkeypatch):
+    monkeypatch.setattr(graph, "_WIDEST", 4)
+    adj, _ = propagation("bipartite")
+    x, rows = jax.random.normal(jax.random.key(0), (2, 85, 3)), jnp.array([70, 1, 1])
+    loss = lambda x: (graph.mean_propagate(adj, x, 2, rows) ** 2).sum()
+    gradient = jax.vmap(jax.grad(loss))(x)
+    np.testing.assert_allclose(gradient, jnp.stack([jax.grad(loss)(one) for one in x]), atol=1e-6)
+    half = jax.grad(loss)(x[0].astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), gradient[0], atol=0.05)
+
+
+def test_a_bipartite_graph_without_edges_and_one_with_an_edge_within_a_kind():
+    none = np.zeros(0, int)
+    empty = graph.bipartite(none, none, 50, 2)
+    assert len(empty.forward.blocks) == 1  # padding of two would point beyond the smaller
+    x = jnp.ones((52, 3))
+    np.testing.assert_allclose(graph.mean_propagate(empty, x, 2), x / 3, rtol=1e-6)
+    with pytest.raises(ValueError, match="of one kind"):
+        graph.from_edges(np.array([0]), np.array([1]), np.ones(1), 3, split=2)
 
 
 def test_reweight_replaces_each_edge_in_both_directions(monkeypatch):
@@ -85,3 +126,10 @@ def test_repeated_entries_add_up_and_an_empty_graph_gives_zeros():
 def test_an_edge_outside_the_matrix_is_refused(row, col):
     with pytest.raises(ValueError, match="outside the 3 x 3"):
         graph.from_edges(np.array(row), np.array(col), np.ones(1), 3)
+
+
+def test_random_walk_rows_have_loops_and_sum_to_one():
+    adj = graph.random_walk(np.array([0, 0]), np.array([0, 1]), 2, 2)
+    third = 1 / 3
+    expected = [[third, 0, third, third], [0, 1, 0, 0], [0.5, 0, 0.5, 0], [0.5, 0, 0, 0.5]]
+    np.testing.assert_allclose(graph.matmul(adj, jnp.eye(4)), expected, rtol=1e-6)

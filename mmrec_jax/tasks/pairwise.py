@@ -44,8 +44,8 @@ class Batch:
 
     def split(self, rows: Array) -> tuple[Array, Array, Array]:
         """Parts of ``rows`` [3B, D], as ordered by :meth:`nodes`: user, item, negative [B, D]."""
-        size = self.user.shape[0]
-        return rows[:size], rows[size : 2 * size], rows[2 * size :]
+        user, item, negative = jnp.split(rows, 3)  # unlike slices, no padding in reverse
+        return user, item, negative
 
 
 def prepare(data: Dataset, config) -> Arrays:

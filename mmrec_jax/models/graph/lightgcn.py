@@ -50,8 +50,8 @@ class LightGCN(Recommender):
     def loss(self, batch: Batch, ctx: Context) -> tuple[Array, dict[str, Array]]:
         nodes = self._nodes()
         rows = batch.nodes(self.spec.num_users)  # one gather each, so one scatter-add in reverse
-        propagated = graph.mean_propagate(ctx.graphs["train"], nodes, self.layers)
-        user, item, negative = batch.split(graph.take_rows(propagated, rows))
+        propagated = graph.mean_propagate(ctx.graphs["train"], nodes, self.layers, rows)
+        user, item, negative = batch.split(propagated)
         ranking = losses.bpr((user * item).sum(-1), (user * negative).sum(-1), batch.weight)
         regulariser = losses.batch_squares if self.squared_norms else losses.batch_norms
         reg = regulariser(batch.split(graph.take_rows(nodes, rows)), batch.weight)
