@@ -72,6 +72,11 @@ def test_alignment_and_uniformity_by_hand():
     # squared distances 2, 4, 2
     three = np.log((2 * np.exp(-4) + np.exp(-8)) / 3)
     np.testing.assert_allclose(losses.uniformity(rows, jnp.ones(3)), three, rtol=1e-6)
+    # Cosine 1/2 stands for a squared distance of 1, -1 for 4; the diagonal has no part.
+    similarity = jnp.array([[9.0, 0.5, -1.0], [0.5, 9.0, 0.5], [-1.0, 0.5, 9.0]])
+    calibrated = np.log((2 * np.exp(-(2 - 1)) + np.exp(0)) / 3)
+    got = losses.uniformity(rows, jnp.ones(3), scale=1.0, similarity=similarity)
+    np.testing.assert_allclose(got, calibrated, rtol=1e-6)
 
 
 def test_contrastive_losses_of_nothing_are_zero_with_zero_gradients():
@@ -83,3 +88,54 @@ def test_contrastive_losses_of_nothing_are_zero_with_zero_gradients():
     rows = jnp.array([[0.0, 0.0], [1.0, 1.0]])
     assert total(rows) == 0
     np.testing.assert_array_equal(jax.grad(total)(rows), np.zeros((2, 2)))
+
+
+def test_mmd_by_hand():
+    first = jnp.array([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]])
+    second = jnp.array([[1.0, 0.0], [-1.0, 0.0], [7.0, 7.0]])
+    where = jnp.array([1.0, 1.0, 0.0])
+    k = lambda square: np.exp(-square / (2 * 1.5**2))
+    # within the first 0 and 2, within the second 0 and 4, between them 0, 4, 2 and 2
+    expected = (1 + k(2)) / 2 + (1 + k(4)) / 2 - 2 * (1 + k(4) + 2 * k(2)) / 4
+    np.testing.assert_allclose(losses.mmd(first, second, where, 1.5), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.mmd(first, first, where, 1.5), 0.0, atol=1e-6)
+    assert losses.mmd(first, second, jnp.zeros(3), 1.5) == 0
+
+
+def test_grace_is_the_sum_over_both_views_whatever_the_blocks(monkeypatch):
+    rng = np.random.default_rng(0)
+    first, second = (jnp.asarray(rng.normal(size=(11, 3)), jnp.float32) for _ in "ab")
+
+    def plain(first, second, temperature):
+        a, b = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (first, second))
+        within, between = (jnp.exp(a @ x.T / temperature) for x in (a, b))
+        total = within.sum(1) + between.sum(1) - jnp.diag(within)
+        return -jnp.log(jnp.diag(between) / total).mean()
+
+    expected = jax.value_and_grad(plain, argnums=(0, 1, 2))(first, second, 0.4)
+    for logits in (2**23, 4 * 22):  # one block; blocks of eight rows, the last one padded
+        monkeypatch.setattr(losses, "_LOGITS", logits)
+        jax.clear_caches()
+        run = jax.jit(jax.value_and_grad(losses.grace, argnums=(0, 1, 2)))
+        got = run(first, second, 0.4)
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6), got, expected
+        )
+        np.testing.assert_allclose(losses.grace(first, second, 0.4), expected[0], rtol=1e-5)
+    # Alone there is nothing but the positive, and a small temperature does not overflow.
+    assert losses.grace(first[:1], second[:1], 0.4) == pytest.approx(0.0, abs=1e-6)
+    assert np.isfinite(losses.grace(first, second, 1e-3))
+
+
+def test_orthogonality_by_hand():
+    where = jnp.array([1.0, 1.0, 0.0])
+    first = jnp.array([[3.0, 1.0], [1.0, 1.0], [9.0, 9.0]])  # centred: (1, 0), (-1, 0)
+    second = jnp.array([[0.0, 3.0], [0.0, -1.0], [7.0, 0.0]])  # centred: (0, 2), (0, -2)
+    # Rows of length one: columns meet in one of four products only, 1 * 1 + -1 * -1.
+    value, grad = jax.value_and_grad(losses.orthogonality)(first, second, where)
+    np.testing.assert_allclose(value, 2.0**2 / 4, rtol=1e-5)
+    # As if lengths were constants: d/dx of (x_0 - x_1)^2 / 4, which the centring keeps.
+    np.testing.assert_allclose(grad, [[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]], atol=1e-5)
+    constant = jnp.ones((3, 2))
+    value, grad = jax.value_and_grad(losses.orthogonality)(constant, second, where)
+    assert value == 0.0 and np.isfinite(grad).all()

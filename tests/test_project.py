@@ -37,3 +37,15 @@ def test_members_of_a_vmap_may_name_different_numbers_of_rows():
     out = jax.vmap(project.project, (None, 0, 0))(features, kernels, rows)
     np.testing.assert_allclose(out[0], features[rows[0]] @ kernels[0])
     np.testing.assert_allclose(out[1], features[rows[1]] @ kernels[1])
+
+
+def test_all_rows_without_naming_them():
+    rng = np.random.default_rng(0)
+    features, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((10, 6), (6, 3)))
+    loss = lambda f, k, product: jnp.square(product(f, k)).sum()
+    for product in (project.project, lambda f, k: f @ k):
+        grads = jax.jit(jax.grad(lambda f, k, p=product: loss(f, k, p), (0, 1)))(features, kernel)
+        if product is project.project:
+            first = grads
+    for a, b in zip(first, grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -179,3 +179,14 @@ def test_knn_with_zero_rows_and_more_neighbours_than_items():
 def test_knn_of_nothing_present_is_empty():
     row, col, similarity = topk.knn(np.ones((3, 2), np.float32), 2, np.zeros(3, bool))
     assert row.size == col.size == similarity.size == 0
+
+
+@pytest.mark.parametrize("block", [2, 512])
+def test_nearest_lists_present_rows_inside_jit(block):
+    rows = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.8, 0.6]])
+    present = jnp.array([True, True, False, True])
+    run = jax.jit(topk.nearest, static_argnums=(2, 3))
+    value, row = run(rows, present, 4, block)
+    np.testing.assert_array_equal(row[:2, :3], [[0, 3, 1], [1, 3, 0]])
+    np.testing.assert_allclose(value[0], [1.0, 0.8, 0.6, -np.inf], rtol=1e-6)
+    assert not jax.grad(lambda x: run(x, present, 3, block)[0].sum())(rows).any()

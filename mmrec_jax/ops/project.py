@@ -11,7 +11,7 @@ from mmrec_jax.types import Array
 _CHUNK = 256  # rows gathered at a time: 4 MB at 4096 columns, which stays in the cache
 
 
-def project(features: Array, kernel: Array, rows: Array) -> Array:
+def project(features: Array, kernel: Array, rows: Array | None = None) -> Array:
     """``features[rows] @ kernel``, [B, D]; differentiable in features and kernel.
 
     On a CPU the rows that a batch names twice are multiplied once, and chunk by chunk, in either
@@ -21,8 +21,12 @@ def project(features: Array, kernel: Array, rows: Array) -> Array:
     Args:
       features: [I, F].
       kernel: [F, D].
-      rows: int32 [B], in range.
+      rows: int32 [B], in range; None for all, whose chunks stay in the cache likewise.
     """
+    if rows is None:
+        rows = jnp.arange(features.shape[0])
+        every = lambda features, kernel, rows: features @ kernel
+        return lax.platform_dependent(features, kernel, rows, cpu=_distinct, default=every)
     plain = lambda features, kernel, rows: features[rows] @ kernel
     return lax.platform_dependent(features, kernel, rows, cpu=_distinct, default=plain)
 

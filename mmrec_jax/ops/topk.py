@@ -96,6 +96,18 @@ def knn(
     return row[keep], col[keep], value[keep]
 
 
+def nearest(rows: Array, present: Array, k: int, block: int = 512) -> tuple[Array, Array]:
+    """The k present rows of largest inner product with each of ``rows`` [I, D]; traceable.
+
+    Returns:
+      Values [I, k], -inf where fewer are present, and rows int32 [I, k], ordered as in
+      :func:`knn`; no gradient.
+    """
+    size = len(rows)
+    operands = (lax.stop_gradient(rows), present)
+    return _blockwise(_cosine, operands, size, min(k, size), min(block, size))
+
+
 def neighbours(
     similarity: Callable[[Any, Array], Array], operands: Any, size: int, k: int, block: int = 512
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
