@@ -34,7 +34,9 @@ flags.register_validator("seeds", lambda given: all(map(str.isdigit, given)), "w
 _TRIALS = flags.DEFINE_integer("trials", 0, "Settings of each of --mode=baselines; default equal.")
 _TEXT = flags.DEFINE_string("text", None, "Texts for --mode=encode: TABLE or TABLE:COLUMN,COLUMN.")
 _IMAGES = flags.DEFINE_string("images", None, "Images for --mode=encode: a folder of ITEM.jpg.")
-_ENCODER = flags.DEFINE_string("encoder", "tfidf", "tfidf, tfidf:WIDTH, or the folder of a model.")
+_ENCODER = flags.DEFINE_string(
+    "encoder", "tfidf", "tfidf, tfidf:WIDTH, words, words:WIDTH, or the folder of a model."
+)
 
 
 def main(argv):

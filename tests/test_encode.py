@@ -104,6 +104,27 @@ def test_features_reach_their_items_and_the_rest_counts_as_missing(folder):
     assert not data.features["text"][[1, 3]].any()
 
 
+def test_words_are_counted_and_named():
+    texts = ["Tea tea black", "black tea a", "milk, tea", "milk", "sugar", "a"]
+    counts, words = encode.count_words(texts, least=2, most=0.5)
+    assert words == ["black", "milk", "tea"]  # sugar stands in one text, a is too short
+    assert counts.tolist() == [[1, 0, 2], [1, 0, 1], [0, 1, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert counts.dtype == np.float32
+    assert encode.count_words(texts, least=2, most=0.4)[1] == ["black", "milk"]
+    assert encode.count_words(texts, width=2, least=2, most=0.5)[1] == ["black", "tea"]
+    with pytest.raises(UserError, match="no word stands in at least 5 texts"):
+        encode.count_words(texts)
+
+
+def test_counts_are_kept_as_they_are(tmp_path):
+    texts = ["tea tea", "tea", "tea", "tea", "tea", *["x1"] * 5]
+    made = encode.encode(items(*texts), "words:1", tmp_path / "words.npz")
+    with np.load(tmp_path / "words.npz") as file:
+        assert file["features"][:2].tolist() == [[2], [1]]
+    assert (made["encoder"], made["words"], made["width"]) == ("words", ["tea"], 1)
+    assert len(made["missing"]) == 5
+
+
 def test_provenance_tells_what_was_encoded_and_how(folder):
     output = folder / "text.npz"
     made = encode.encode(encode.read_texts(str(folder / "texts.tsv")), "tfidf:9", output)

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from configs.generative import multvae as multvae_config
 from mmrec_jax import run as runs
 from mmrec_jax import train
-from mmrec_jax.models.generative.multvae import Annealing, MultVAE, unit
+from mmrec_jax.layers import Annealing
+from mmrec_jax.models.generative.multvae import MultVAE, unit
 from mmrec_jax.ops import bag
 from mmrec_jax.tasks import rows
 from mmrec_jax.types import Dataset, Interactions, Query, Spec, UserError

@@ -1,8 +1,8 @@
 """Item texts or images to a feature file that ``data.features`` reads, with its provenance.
 
-The file is an ``.npz`` of ``ids`` [R] and ``features`` float32 [R, F] in rows of length 1; items
-without text or image have no row, which is how the reader knows them as missing. Nothing is
-downloaded: the built-in encoder needs no model, others are read from a folder.
+The file is an ``.npz`` of ``ids`` [R] and ``features`` float32 [R, F] in rows of length 1, or of
+counts of words; items without text or image have no row, which is how the reader knows them as
+missing. Nothing is downloaded: built-in encoders need no model, others are read from a folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from mmrec_jax.data.columns import Columns, as_ids
 from mmrec_jax.types import Dataset, UserError
 
 TFIDF_VERSION = 1  # counts changes of what ``tfidf`` computes
+WORDS_VERSION = 1  # likewise of ``count_words``
 WIDTH = 256  # most columns of ``tfidf``
+WORDS = 2000  # and of ``count_words``
 _BUCKETS = 2**18  # a word's column is a hash of it, so that no vocabulary need be kept
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 _CHUNK = 256  # images in memory at a time
@@ -92,7 +94,8 @@ def encode(items: Items, encoder: str, output: str | Path, images: bool = False)
 
     Args:
       items: see :func:`read_texts`, :func:`read_images`, :func:`titles`.
-      encoder: ``tfidf``, ``tfidf:WIDTH``, or the folder of a sentence-transformers model.
+      encoder: ``tfidf``, ``tfidf:WIDTH``, ``words``, ``words:WIDTH``, or the folder of a
+        sentence-transformers model.
       output: name of the ``.npz``; its stem names the modality. The provenance is
         ``STEM.provenance.json``.
       images: whether the content is images.
@@ -111,7 +114,11 @@ def encode(items: Items, encoder: str, output: str | Path, images: bool = False)
     known = np.flatnonzero(items.content != "")
     if not known.size:
         raise UserError(f"{items.source}: no item has {'an image' if images else 'a text'}")
-    values = _unit(apply(items.content[known]))
+    values = apply(items.content[known])
+    if about["encoder"] == "words":
+        values, about["words"] = values
+    else:
+        values = _unit(values)
     told = values.any(axis=1)  # a text without a word gives a row of zeros
     rows, values = known[told], values[told]
     missing = np.setdiff1d(np.arange(len(items.ids)), rows)
@@ -223,22 +230,55 @@ def tfidf(texts: Sequence[str] | np.ndarray, width: int = WIDTH) -> np.ndarray:
       texts: R texts.
       width: most columns.
     """
-    words = pc.split_pattern_regex(pc.utf8_lower(pa.array(texts, pa.string())), r"[^\p{L}\p{N}]+")
-    row = pc.list_parent_indices(words).to_numpy()
-    coded = pc.list_flatten(words).dictionary_encode()
-    distinct = coded.dictionary.to_pylist()
+    row, word, distinct = _split(texts)
     bucket = np.array([zlib.crc32(word.encode()) % _BUCKETS for word in distinct], np.int64)
-    word = coded.indices.to_numpy()
-    real = np.array([bool(w) for w in distinct], bool)[word]  # splitting leaves "" at the ends
-    used, column = np.unique(bucket[word[real]], return_inverse=True)
+    used, column = np.unique(bucket[word], return_inverse=True)
     shape = (len(texts), max(len(used), 1))
-    counts = sparse.csr_array((np.ones(len(column)), (row[real], column)), shape=shape)
+    counts = sparse.csr_array((np.ones(len(column)), (row, column)), shape=shape)
     counts.sum_duplicates()
     holding = np.bincount(counts.indices, minlength=shape[1])
     weight = np.log((1 + len(texts)) / (1 + holding)) + 1
     counts.data *= weight[counts.indices]
     norms = np.sqrt(counts.power(2).sum(axis=1))
     return _svd(sparse.diags_array(1 / np.maximum(norms, 1e-12)) @ counts, width)
+
+
+def count_words(
+    texts: Sequence[str] | np.ndarray, width: int = WORDS, least: int = 5, most: float = 0.6
+) -> tuple[np.ndarray, list[str]]:
+    """How often each text has each word, float32 [R, F], and the words in alphabetical order.
+
+    Words are those of :func:`tfidf` that have two characters or more; of those that at least
+    ``least`` texts and at most the share ``most`` of them have, the ``width`` that most texts have.
+
+    Raises:
+      UserError: there is no such word.
+    """
+    row, word, distinct = _split(texts)
+    counts = sparse.csr_array((np.ones(len(row)), (row, word)), shape=(len(texts), len(distinct)))
+    counts.sum_duplicates()
+    holding = np.bincount(counts.indices, minlength=len(distinct))
+    length = np.array([len(word) for word in distinct])
+    fit = np.flatnonzero((length > 1) & (holding >= least) & (holding <= most * len(texts)))
+    if not fit.size:
+        raise UserError(
+            f"--encoder=words: no word stands in at least {least} texts and at most "
+            f"{most:.0%} of them; give more texts, or --encoder=tfidf"
+        )
+    names = np.array(distinct)
+    kept = fit[np.lexsort((names[fit], -holding[fit]))][:width]
+    kept = kept[np.argsort(names[kept])]
+    return counts[:, kept].toarray().astype(np.float32), names[kept].tolist()
+
+
+def _split(texts: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The text and the word of each occurrence, as numbers, and the distinct words."""
+    words = pc.split_pattern_regex(pc.utf8_lower(pa.array(texts, pa.string())), r"[^\p{L}\p{N}]+")
+    row = pc.list_parent_indices(words).to_numpy()
+    coded = pc.list_flatten(words).dictionary_encode()
+    distinct, word = coded.dictionary.to_pylist(), coded.indices.to_numpy()
+    real = np.array([bool(w) for w in distinct], bool)[word]  # splitting leaves "" at the ends
+    return row[real], word[real], distinct
 
 
 def _svd(matrix: sparse.csr_array, width: int) -> np.ndarray:
@@ -266,18 +306,25 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return (values / np.maximum(norms, 1e-12)).astype(np.float32)
 
 
-def _encoder(name: str, images: bool) -> tuple[Callable[[np.ndarray], np.ndarray], dict]:
-    """The function from contents [R] to vectors [R, F], and what the provenance says of it."""
+def _encoder(name: str, images: bool) -> tuple[Callable[[np.ndarray], Any], dict]:
+    """The function from contents [R] to vectors [R, F], and what the provenance says of it.
+
+    The function of ``words`` also returns their names.
+    """
     kind, _, width = name.partition(":")
-    if kind == "tfidf" and (width or WIDTH) and not Path(name).exists():
+    if kind in ("tfidf", "words") and not Path(name).exists():
         if images:
             raise UserError("--images needs --encoder=PATH, the folder of a CLIP model")
+        usual = {"tfidf": WIDTH, "words": WORDS}[kind]
         if width and not (width.isdecimal() and int(width)):
-            raise UserError(f"--encoder={name}: give the width as in tfidf:{WIDTH}")
-        size = int(width or WIDTH)
+            raise UserError(f"--encoder={name}: give the width as in {kind}:{usual}")
+        size = int(width or usual)
+        libraries = {"libraries": _versions("mmrec_jax", "numpy", "scipy", "pyarrow")}
+        if kind == "words":
+            about = {"encoder": "words", "version": WORDS_VERSION}
+            return functools.partial(count_words, width=size), about | libraries
         about = {"encoder": "tfidf", "version": TFIDF_VERSION, "buckets": _BUCKETS}
-        libraries = _versions("mmrec_jax", "numpy", "scipy", "pyarrow")
-        return functools.partial(tfidf, width=size), {**about, "libraries": libraries}
+        return functools.partial(tfidf, width=size), about | libraries
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise UserError(

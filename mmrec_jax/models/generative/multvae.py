@@ -15,29 +15,6 @@ _kernel = nn.initializers.xavier_uniform()
 _bias = nn.initializers.truncated_normal(0.001)
 
 
-class Annealing(nn.Module):
-    """The weight of the KL divergence: it grows with every step, up to a cap.
-
-    The steps are counted in the collection ``schedule``, which is saved with the parameters.
-
-    Attributes:
-      cap: largest weight.
-      steps: after which an uncapped weight would be 1; 0 for ``cap`` from the start.
-    """
-
-    cap: float
-    steps: int
-
-    @nn.compact
-    def __call__(self) -> Array:
-        """The weight in this step, float32 []."""
-        done = self.variable("schedule", "steps", lambda: jnp.zeros((), jnp.int32))
-        grown = done.value / self.steps if self.steps else jnp.inf
-        if not self.is_initializing():
-            done.value += 1
-        return jnp.minimum(jnp.float32(self.cap), grown)
-
-
 class MultVAE(Recommender):
     """Encodes which items a user has into a Gaussian, and decodes it to a softmax over all items.
 
@@ -83,7 +60,7 @@ class MultVAE(Recommender):
         self.output = self.param("output", _kernel, (self.spec.num_items, first))
         self.output_bias = self.param("output_bias", _bias, (self.spec.num_items,))
         self.drop = layers.Dropout(self.dropout)
-        self.annealing = Annealing(self.anneal_cap, self.anneal_steps)
+        self.annealing = layers.Annealing(self.anneal_cap, self.anneal_steps)
 
     def represent(self, ctx: Context) -> Array:
         return self.item
