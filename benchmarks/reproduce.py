@@ -88,6 +88,17 @@ SECTIONS = {
             ("vbpr", "multimodal.vbpr:lastfm2k", None),
             ("bm3", "multimodal.bm3:lastfm2k", None),
             ("freedom", "multimodal.freedom:lastfm2k", None),
+            ("ials", "baseline.ials", None),
+            ("ensemble", "baseline.ensemble:lastfm2k", None),
+        ]
+        + [
+            (name, f"{family}.{name}:lastfm2k", None)
+            for family, names in (
+                ("graph", ("layergcn", "ngcf", "simgcl", "dccf", "alpharec")),
+                ("multimodal", ("lattice", "mgcn", "mambarec", "cm3", "lirdrec", "alignrec")),
+                ("multimodal", ("mmhcl", "rearm", "dgvae")),
+            )
+            for name in names
         ],
     ),
     # MMRec's settings for Baby, and its grid of MF

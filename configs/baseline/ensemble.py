@@ -28,7 +28,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config,
         arg,
         debug={**base.DEBUG, "train.epochs": 0},
-        lastfm2k={"model.reg": 100.0},
+        lastfm2k={
+            "data.features": ("all-MiniLM-L6-v2.npy", "vggish.npy"),
+            "model.reg": 100.0,
+        },
     )
 
 
