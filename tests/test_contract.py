@@ -35,8 +35,8 @@ class Case:
         with config.unlocked():
             if "dim" in config.model:
                 config.model.dim = 16
-            if "k" in config.model:  # all neighbours, as ties at a cut go by item number
-                config.model.k = 1000
+            for key in {"k", "item_k", "user_k"} & set(config.model):
+                config.model[key] = 1000  # all neighbours, as ties at a cut go by item number
         self.config = config
         self.trained = config.train.epochs > 0
         run, self.data, self.ctx = runs.setup(config)

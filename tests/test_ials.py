@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -166,3 +169,20 @@ def test_a_sweep_shares_one_program_and_equals_lone_runs(tmp_path):
 def test_without_regularisation_it_says_that_the_loss_is_no_number(tmp_path):
     with pytest.raises(train.Diverged, match="loss"):
         train.train(tiny(**{"model.reg": 0.0, "model.alpha": 0.0}), tmp_path)
+
+
+def test_blocks_do_not_wait_for_each_other_on_two_processors():
+    # Hangs where two batches of factorisations run at once: they share the threads they wait for.
+    code = """
+import jax, numpy as np
+from mmrec_jax.ops import least_squares
+rng = np.random.default_rng(0)
+user, item = rng.integers(0, 1000, 20000), (rng.random(20000) ** 2 * 900).astype(int)
+rows = least_squares.from_pairs(item, user, (900, 1000))
+solve = jax.jit(lambda x: least_squares.solve(rows, x, 0.03, rows.count + 0.1)[0])
+factors = rng.normal(size=(1000, 64)).astype(np.float32)
+for _ in range(60):
+    solve(factors).block_until_ready()
+"""
+    environment = {**os.environ, "NPROC": "2", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=True)

@@ -80,19 +80,22 @@ def solve(rows: Rows, factors: Array, unobserved: Array | float, ridge: Array):
         rotated = jnp.pad(factors @ basis, ((0, 1), (0, 0)))  # padding reads zeros
         spectrum = unobserved * jnp.maximum(values, 0)
 
-        def block(inputs):
+        def block(carry, inputs):
+            found, error = carry
             number, column = inputs
             own = rotated.at[column].get(mode="promise_in_bounds")  # [b, W, D]
             known = (column < rows.width).astype(jnp.float32)
-            scale = spectrum[None] + ridge.at[number].get(mode="clip")[:, None]
+            # Adding 0 makes a block wait for the one before. Batches of factorisations at the same
+            # time wait for each other's threads on a CPU of two processors, and never end.
+            scale = spectrum[None] + (ridge.at[number].get(mode="clip") + 0 * error)[:, None]
             short = column.shape[1] <= dim
-            return (_by_entries if short else _by_dimensions)(own, known, scale)
+            x, left = (_by_entries if short else _by_dimensions)(own, known, scale)
+            return (found.at[number].set(x, mode="drop"), error + left.sum()), None
 
-        found, error = jnp.zeros((size, dim), jnp.float32), jnp.float32(0)
-        for number, column in zip(rows.number, rows.column, strict=True):
-            x, left = lax.map(block, (number, column))
-            found = found.at[number.reshape(-1)].set(x.reshape(-1, dim), mode="drop")
-            error += left.sum()
+        carry = (jnp.zeros((size, dim), jnp.float32), jnp.float32(0))
+        for inputs in zip(rows.number, rows.column, strict=True):
+            carry = lax.scan(block, carry, inputs)[0]
+        found, error = carry
         return found @ basis.T, error
 
 
