@@ -26,7 +26,7 @@ def test_a_run_that_cannot_fit_says_so_before_it_takes_memory(tmp_path, monkeypa
     config = lightgcn.get_config("debug")
     with pytest.raises(UserError) as error:
         train.train(config, tmp_path / "run")
-    assert str(error.value).startswith("an epoch of graph.lightgcn needs 0.0022")
+    assert str(error.value).startswith("an epoch of graph.lightgcn needs 0.002")
     assert str(error.value).endswith("try a smaller train.batch_size or model.dim")
 
 
