@@ -431,3 +431,14 @@ def test_a_missing_row_gives_no_view_without_item_graphs_either(method):
     nodes = jnp.concatenate([params["user"], params["item"]])
     nodes = graph.mean_propagate(ctx.graphs["train"], nodes, model.layers)
     np.testing.assert_allclose(rep["item"][2], nodes[USERS + 2], rtol=1e-5, atol=1e-6)
+
+
+def test_users_see_nothing_of_an_item_in_the_view_that_it_lacks():
+    # Without item graphs users gather the gated items themselves.
+    params, _, _, _, ctx, model = _run(
+        MGCN, _tiny(["image", "text"], [("image", 1)]), item_layers=0
+    )
+    changed = {**params, "item": params["item"].at[1].add(5.0)}
+    views = [model.apply({"params": p}, ctx, method="_views")[1] for p in (params, changed)]
+    np.testing.assert_array_equal(views[0]["image"], views[1]["image"])
+    assert np.abs(views[0]["text"] - views[1]["text"])[:USERS].max() > 0.1
