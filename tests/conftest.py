@@ -20,11 +20,32 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 import jax  # noqa: E402 - it reads the environment when it is imported
 import pytest  # noqa: E402
 
+COMPILING = ("test_bfloat16_trains", "test_seeds_side_by_side_equal_lone_runs")
+SLOW_TO_COMPILE = (
+    "generative.tiger",
+    "graph.dccf",
+    "multimodal.alignrec",
+    "multimodal.dgvae",
+    "multimodal.lattice",
+    "multimodal.mambarec",
+    "multimodal.mmhcl",
+    "multimodal.rearm",
+)
+
 
 @pytest.hookimpl
 def pytest_configure(config: pytest.Config) -> None:
     # Strict dtype promotion would be welcome too, but optax.adam does not pass it.
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Each of these compiles an epoch anew, which for these methods takes half a minute and more.
+    for item in items:
+        name = getattr(item, "originalname", "")
+        method = getattr(item, "callspec", None) and item.callspec.params.get("case")
+        if name in COMPILING and method in SLOW_TO_COMPILE:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_sessionfinish() -> None:
