@@ -23,11 +23,17 @@ import pytest  # noqa: E402
 COMPILING = ("test_bfloat16_trains", "test_seeds_side_by_side_equal_lone_runs")
 SLOW_TO_COMPILE = (
     "generative.tiger",
+    "graph.alpharec",
     "graph.dccf",
+    "graph.ngcf",
+    "graph.simgcl",
     "multimodal.alignrec",
+    "multimodal.cm3",
     "multimodal.dgvae",
     "multimodal.lattice",
+    "multimodal.lirdrec",
     "multimodal.mambarec",
+    "multimodal.mgcn",
     "multimodal.mmhcl",
     "multimodal.rearm",
 )
@@ -40,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Each of these compiles an epoch anew, which for these methods takes half a minute and more.
+    # Each of these compiles an epoch anew, which takes long for these methods.
     for item in items:
         name = getattr(item, "originalname", "")
         method = getattr(item, "callspec", None) and item.callspec.params.get("case")
