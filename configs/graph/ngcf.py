@@ -4,9 +4,6 @@ r"""NGCF.
     python launch.py --config=configs/graph/ngcf.py:gowalla --workdir=runs/ngcf \
         --config.data.source=DIR/gowalla
 
-Published, test recall@20 / NDCG@20, Gowalla (settings of ``gowalla``; as LightGCN's paper reports
-it): .1570 / .1327.
-
 Variants: ``baby``, ``lastfm2k``, ``gowalla`` (the settings of the authors' README), ``debug``,
 ``synthetic``.
 """
