@@ -248,8 +248,8 @@ def test_shuffled_features_change_the_scores(case):
     one, _ = case.epoch(state, case.hyper, case.ctx, case.arrays)
     own = case.init(jax.random.key(0), case.hyper, ctx, case.arrays)
     two, _ = case.epoch(own, case.hyper, ctx, case.arrays)
-    before = case.scores({"params": one.params}, case.ctx)
-    after = case.scores({"params": two.params}, ctx)
+    before = case.scores({"params": one.params, **one.collections}, case.ctx)
+    after = case.scores({"params": two.params, **two.collections}, ctx)
     assert np.abs(before - after).max() > 1e-4
 
 
