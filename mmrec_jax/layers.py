@@ -227,7 +227,8 @@ class NumberAttention(nn.Module):
 class LowRank(nn.Module):
     """A matrix of its own for each node, of low rank, which a meta-network makes of its knowledge.
 
-    Two perceptrons give the factors [D, r] and [r, D] of every node, together of length one; to
+    A layer that stays as it was drawn (collection ``fixed``) narrows the knowledge, and no gradient
+    passes it. From there two perceptrons give the factors [D, r] and [r, D] of every node, together of length one; to
     each the mean over the nodes is added, and a softmax runs over its rows. Ma et al., "REARM",
     ACM MM 2025, https://arxiv.org/abs/2508.13745.
 
@@ -247,6 +248,11 @@ class LowRank(nn.Module):
           rows: int32 [B], which nodes; None for all.
         """
         width, size = x.shape[-1], x.shape[-1] * self.rank
+        draw = lambda init, *shape: lambda: init(self.make_rng("params"), shape)
+        fan_in = knowledge.shape[-1]
+        kernel = self.variable("fixed", "kernel", draw(uniform_fan_in, fan_in, width)).value
+        bias = self.variable("fixed", "bias", draw(uniform_bias(fan_in), width)).value
+        knowledge = jax.lax.stop_gradient(knowledge) @ kernel + bias[None]
 
         def factor(*shape: int) -> Array:
             y = knowledge

@@ -12,8 +12,10 @@ import pytest
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from mmrec_jax import macrid
 from mmrec_jax.models.multimodal import dgvae
 from mmrec_jax.models.multimodal.dgvae import DGVAE
+from mmrec_jax.ops import item_words
 from mmrec_jax.tasks import rows
 from mmrec_jax.types import Dataset, Interactions, Query, Spec, UserError
 
@@ -178,7 +180,7 @@ def test_words_by_hand():
     features = {"text": np.array([[-1.0, 2], [1, 0], [9, 9]], np.float32)}
     present = {"text": np.array([True, True, False])}
     user, item = np.array([0, 0, 1, 2], np.int32), np.array([0, 0, 1, 0], np.int32)
-    words = dgvae.user_words(_data(user, item, features, 3, present), ("text",))
+    words = item_words.weights(_data(user, item, features, 3, present), ("text",))
     once, twice = 1 + np.log(4 / 2), 1 + np.log(4 / 3)  # users 0 and 2 have item 0's word
     np.testing.assert_allclose(words, [[0, 2 * twice], [2 * once, 0], [0, 0]], rtol=1e-6)
 
@@ -195,7 +197,7 @@ def test_attention_by_hand():
 
 def test_divergence_and_mutual_information_by_hand():
     log_variance = jnp.log(jnp.array([[[1.0, 2]], [[1, 1]]]))
-    np.testing.assert_allclose(dgvae.divergence(log_variance), [(1 - np.log(2)) / 2], rtol=1e-6)
+    np.testing.assert_allclose(macrid.divergence(log_variance), [(1 - np.log(2)) / 2], rtol=1e-6)
     first, second = jnp.array([[[1.0, 0]], [[0, 2]]]), jnp.array([[[3.0, 1]], [[1, 0]]])
     soft = lambda x: np.log1p(np.exp(x))  # like parts: 3 and 0; unlike ones: 1 and 2
     want = (soft(-3) + soft(0)) / 2 + (soft(1) + soft(2)) / 2

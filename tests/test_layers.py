@@ -126,14 +126,15 @@ def test_low_rank_by_hand():
     module = layers.LowRank(rank=2)
     x, knowledge = jnp.array([[1.0, 3.0], [5.0, 7.0]]), jnp.ones((4, 3))
     rows = jnp.array([3, 1])
-    params = module.init(jax.random.key(0), x, knowledge, rows)["params"]
+    made = module.init(jax.random.key(0), x, knowledge, rows)
+    params = made["params"]
     nothing = jax.tree.map(jnp.zeros_like, params)
-    out = module.apply({"params": nothing}, x, knowledge, rows)
+    out = module.apply({**made, "params": nothing}, x, knowledge, rows)
     np.testing.assert_allclose(out, [[2.0, 2.0], [6.0, 6.0]], rtol=1e-6)
     # The first factor's last bias (1, 0, 0, 0): unit length, and as much again by the mean.
     one = jax.tree.map(jnp.zeros_like, params)
     one["Dense_1"]["bias"] = one["Dense_1"]["bias"].at[0].set(9.0)
-    out = module.apply({"params": one}, x, knowledge, rows)
+    out = module.apply({**made, "params": one}, x, knowledge, rows)
     part = np.exp(2) / (np.exp(2) + 1)  # of number 0 in column 0; column 1 is even
     narrow = part * x[:, 0] + (1 - part) * x[:, 1], x.mean(1)
     np.testing.assert_allclose(

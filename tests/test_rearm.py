@@ -76,7 +76,7 @@ def _names() -> dict[str, str]:
 
 NAMES = _names()
 FIXED = {
-    f"{s}_{n}": f"meta_net{s[0]}.{t}"
+    f"{s}_meta/{n}": f"meta_net{s[0]}.{t}"
     for s in ("user", "item")
     for n, t in (("kernel", "weight"), ("bias", "bias"))
 }
@@ -107,7 +107,8 @@ class Side:
         self.batch = padded.replace(weight=padded.weight.at[16:].set(0.0))
         flat = {tuple(ours.split("/")): self.theirs("param", ours) for ours in NAMES}
         self.params = jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(flat))
-        self.fixed = {ours: jnp.asarray(self.theirs("param", ours)) for ours in FIXED}
+        fixed = {tuple(ours.split("/")): jnp.asarray(self.theirs("param", ours)) for ours in FIXED}
+        self.fixed = traverse_util.unflatten_dict(fixed)
         self.run = jax.jit(functools.partial(_both, self.model))
 
     def theirs(self, kind: str, ours: str) -> np.ndarray:
@@ -182,7 +183,8 @@ def test_parameters_are_the_authors(side):
     shapes = {k: v.shape for k, v in traverse_util.flatten_dict(made["params"], sep="/").items()}
     assert shapes == {ours: side.theirs("param", ours).shape for ours in NAMES}
     fixed = {n: side.theirs("param", n).shape for n in FIXED}
-    assert fixed == {n: v.shape for n, v in made["fixed"].items()}
+    drawn = traverse_util.flatten_dict(made["fixed"], sep="/")
+    assert fixed == {n: v.shape for n, v in drawn.items()}
     assert not any(side.theirs("grad", n).any() for n in FIXED)
     assert {f"param/{n}" for n in (NAMES | FIXED).values()} == {
         n for n in side.recorded if "param/" in n

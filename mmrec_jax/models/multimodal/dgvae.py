@@ -4,85 +4,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import linen as nn
-from scipy import sparse
 
-from mmrec_jax import layers, losses
-from mmrec_jax.ops import bag, graph, neighbours
+from mmrec_jax import layers, losses, macrid
+from mmrec_jax.ops import bag, graph, item_words, neighbours
 from mmrec_jax.tasks.rows import Batch
 from mmrec_jax.types import Array, Context, Dataset, Query, Recommender, UserError
 
 _SHOWN = 8  # most words of a prototype that ``explain`` names
-_COLUMNS = 256  # words counted at a time
-
-
-class MacridVAE(nn.Module):
-    """A variational auto-encoder of rows over S things, in K parts, each about one prototype.
-
-    Ma et al., "Learning Disentangled Representations for Recommendation", NeurIPS 2019,
-    https://arxiv.org/abs/1910.14238, with the encoder of DGVAE: one linear layer.
-
-    Attributes:
-      size: S.
-      dim: D.
-      prototypes: K.
-      temperature: of the softmax over prototypes, and of the decoder's.
-      noise: deviation of the noise around the mean.
-      dropout: share of the input that is dropped.
-    """
-
-    size: int
-    dim: int
-    prototypes: int
-    temperature: float
-    noise: float
-    dropout: float
-
-    def setup(self):
-        self.thing = self.param("thing", layers.xavier_normal, (self.size, self.dim))
-        self.prototype = self.param("prototype", layers.xavier_normal, (self.prototypes, self.dim))
-        self.kernel = self.param("kernel", layers.xavier_normal, (self.size, 2 * self.dim))
-        self.bias = self.param("bias", nn.initializers.normal(0.01), (2 * self.dim,))
-        self.drop = layers.Dropout(self.dropout)
-
-    def log_share(self, gumbel: Array | None = None) -> Array:
-        """Log of how much each thing belongs to each prototype, [S, K]."""
-        cosine = losses.unit(self.thing) @ losses.unit(self.prototype).T
-        logits = cosine / self.temperature
-        return jax.nn.log_softmax(logits if gumbel is None else logits + gumbel)
-
-    def encode(self, x: Array, log_share: Array, smooth: graph.Adjacency | None, train: bool):
-        """Means of length one and log-variances [K, B, D] of rows, ``x`` [S, B].
-
-        Half of the input is propagated twice over ``smooth``.
-        """
-        part = x[:, None] * jnp.exp(log_share)[:, :, None]  # [S, K, B]
-        part *= jax.lax.rsqrt(jnp.maximum(jnp.square(part).sum(0, keepdims=True), 1e-24))
-        kernel, flat = self.kernel, part.reshape(self.size, -1)
-        if smooth is not None and train:
-            around = graph.matmul(smooth, graph.matmul(smooth, flat))
-            flat = (flat + around) / 2
-        elif smooth is not None:  # without dropout it is cheaper to propagate the layer instead
-            back = graph.Adjacency(smooth.transpose or smooth.forward, smooth.forward)
-            kernel = (kernel + graph.matmul(back, graph.matmul(back, kernel))) / 2
-        flat = self.drop(flat, deterministic=not train)
-        hidden = (flat.T @ kernel + self.bias[None]).reshape(self.prototypes, -1, 2 * self.dim)
-        mean, negative = jnp.split(hidden.astype(jnp.float32), 2, axis=-1)
-        return losses.unit(mean), -negative
-
-    def sample(self, mean: Array, log_variance: Array, normal: Array | None = None) -> Array:
-        """Latent vectors [K, B, D] of length one; ``normal`` of that shape is standard noise."""
-        if normal is not None:
-            mean = mean + self.noise * normal * jnp.exp(0.5 * log_variance)
-        return losses.unit(mean)
-
-    def decode(self, latent: Array, log_share: Array) -> Array:
-        """Log-probabilities of all things, [B, S], of latent vectors [K, B, D]."""
-        thing = losses.unit(self.thing)
-        logits = (vector @ thing.T / self.temperature for vector in latent)
-        parts = [logit + share[None] for logit, share in zip(logits, log_share.T, strict=True)]
-        return jax.nn.log_softmax(jax.nn.logsumexp(jnp.stack(parts), axis=0))
 
 
 class DGVAE(Recommender):
@@ -144,14 +72,16 @@ class DGVAE(Recommender):
         items = neighbours.item_graph(data, hyper.get("knn_k", cls.knn_k), weights)
         # Rows of items times the matrix are its transpose times columns.
         items = graph.Adjacency(items.transpose or items.forward, items.forward)
-        words = user_words(data, _chosen(data.spec, hyper.get("words", cls.words)))
-        return Context(graphs={"item": items}, tables={"words": jnp.asarray(words)})
+        names = item_words.chosen(data.spec, hyper.get("words", cls.words))
+        words = jnp.asarray(item_words.weights(data, names))
+        return Context(graphs={"item": items}, tables={"words": words})
 
     def setup(self):
         width = dict(self.spec.feature_dims)
         shared = self.dim, self.prototypes, self.temperature, self.noise, self.dropout
-        self.rating = MacridVAE(self.spec.num_items, *shared)
-        self.text = MacridVAE(sum(width[n] for n in _chosen(self.spec, self.words)), *shared)
+        self.rating = macrid.MacridVAE(self.spec.num_items, *shared)
+        names = item_words.chosen(self.spec, self.words)
+        self.text = macrid.MacridVAE(sum(width[n] for n in names), *shared)
         self.annealing = layers.Annealing(self.anneal_cap, self.anneal_steps)
 
     def represent(self, ctx: Context) -> dict[str, Array | graph.Adjacency]:
@@ -187,8 +117,8 @@ class DGVAE(Recommender):
         parts = {
             "rating": -mean((rating * inputs[0].T).sum(-1)),
             "text": -mean((text * inputs[1].T).sum(-1)),
-            "rating_divergence": mean(divergence(codes[0][1])),
-            "text_divergence": mean(divergence(codes[1][1])),
+            "rating_divergence": mean(macrid.divergence(codes[0][1])),
+            "text_divergence": mean(macrid.divergence(codes[1][1])),
             "mutual": mean(mutual(*crossed)),
         }
         anneal = self.annealing()
@@ -233,7 +163,7 @@ class DGVAE(Recommender):
         return attend(text, rating) + attend(rating, text), given[0], given[1]
 
     @property
-    def _sides(self) -> tuple[MacridVAE, MacridVAE]:
+    def _sides(self) -> tuple[macrid.MacridVAE, macrid.MacridVAE]:
         return self.rating, self.text
 
     def _shares(self, gumbel) -> list[Array]:
@@ -265,11 +195,6 @@ def attend(value: Array, query: Array) -> Array:
     return jnp.einsum("bkl,lbd->kbd", inner * gate, value)
 
 
-def divergence(log_variance: Array) -> Array:
-    """KL divergence [B] of Gaussians [K, B, D] from the standard one, but for the mean's term."""
-    return -0.5 * (1 + log_variance - jnp.exp(log_variance)).sum((0, 2))
-
-
 def mutual(first: Array, second: Array) -> Array:
     """A bound of what like parts of both [K, B, D] do not tell of one another, [B].
 
@@ -280,39 +205,6 @@ def mutual(first: Array, second: Array) -> Array:
     pairs = (jax.nn.softplus(-inner) * like).sum((1, 2)) / len(first)
     others = (jax.nn.softplus(inner) * (1 - like)).sum((1, 2)) / (len(first) * (len(first) - 1))
     return pairs + others
-
-
-def _chosen(spec, words: tuple[str, ...]) -> tuple[str, ...]:
-    """The modalities whose columns are words."""
-    if unknown := sorted(set(words) - set(spec.modalities)):
-        raise UserError(
-            f"model.words names {', '.join(unknown)}, but the modalities are "
-            f"{', '.join(spec.modalities)}; use those names"
-        )
-    return tuple(words) or spec.modalities
-
-
-def user_words(data: Dataset, names: tuple[str, ...]) -> np.ndarray:
-    """Weights of the words of each item, float32 [I, W], rarer words weighing more.
-
-    Raises:
-      UserError: if there are no features.
-    """
-    if not names:
-        raise UserError(f"{data.name}: DGVAE needs item features; name some in data.features")
-    parts = []
-    for name in names:
-        features, present = data.features[name], data.present[name]
-        least = features[present].min(axis=0, initial=np.inf) if present.any() else 0
-        parts.append(np.where(present[:, None], features - least, 0))
-    words = np.concatenate(parts, axis=1).astype(np.float32)
-    users, train = data.spec.num_users, data.train
-    chosen = sparse.csr_array(
-        (np.ones(len(train), np.float32), (train.user, train.item)), (users, len(words))
-    )
-    blocks = np.array_split(words > 0, -(-words.shape[1] // _COLUMNS), axis=1)
-    holders = np.concatenate([(chosen @ b.astype(np.float32) > 0).sum(axis=0) for b in blocks])
-    return words * (1 + np.log((1 + users) / (1 + holders))).astype(np.float32)[None]
 
 
 Model = DGVAE

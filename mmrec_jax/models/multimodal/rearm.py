@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -114,7 +113,6 @@ class REARM(Recommender):
         self.cross = {f"{o}_{n}": layers.NumberAttention(self.cross_dropout) for o, n in pairs}
         self.norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
         self.bend = nn.PReLU(negative_slope_init=0.25)
-        self.user_knowledge, self.item_knowledge = map(self._fixed, ("user", "item"))
         self.user_meta, self.item_meta = (layers.LowRank(self.rank) for _ in range(2))
 
     def represent(self, ctx: Context) -> dict[str, Array]:
@@ -193,27 +191,15 @@ class REARM(Recommender):
 
     def _shared(self, ids: Array, views: list[Array], batch: Batch | None = None) -> Array:
         """What the views share, [N, D] or, with ``ids`` of the rows of a batch, [3B, D]."""
-        users, items = jnp.split(jnp.concatenate(views, axis=1), [self.spec.num_users])
+        split = self.spec.num_users if batch is None else batch.user.size
+        own = jnp.split(ids, [split])
+        know = jnp.split(jnp.concatenate(views, axis=1), [self.spec.num_users])
         rows = (None, None)
         if batch is not None:
             rows = (batch.user, jnp.concatenate([batch.item, batch.negative]))
-        own = jnp.split(ids, [self.spec.num_users if batch is None else batch.user.size])
-        know = (
-            jax.lax.stop_gradient(x) @ kernel + bias[None]
-            for x, (kernel, bias) in ((users, self.user_knowledge), (items, self.item_knowledge))
-        )
         metas = (self.user_meta, self.item_meta)
         parts = [m(x, k, r) for m, x, k, r in zip(metas, own, know, rows, strict=True)]
         return jnp.concatenate(parts)
-
-    def _fixed(self, side: str) -> tuple[Array, Array]:
-        """Kernel and bias of a layer that stays as it was drawn."""
-        size = self.dim * len(self.spec.modalities)
-        draw = lambda init, *shape: lambda: init(self.make_rng("params"), shape)
-        kernel = draw(layers.uniform_fan_in, size, self.dim)
-        bias = draw(layers.uniform_bias(size), self.dim)
-        made = {"kernel": kernel, "bias": bias}.items()
-        return tuple(self.variable("fixed", f"{side}_{n}", make).value for n, make in made)
 
     def _final(self, ids: Array, views: list[Array], shared: Array) -> Array:
         return jnp.concatenate([self.bend(x) + ids for x in (*views, shared)], axis=1)
