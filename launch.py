@@ -1,16 +1,19 @@
 """Trains, evaluates and recommends: ``python launch.py --config=configs/... --workdir=...``."""
 
+import contextlib
 import os
 import re
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+_DEFAULT = os.path.join(os.path.dirname(__file__), "configs/multimodal/freedom.py")
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/multimodal/freedom.py", "What to run; see configs/base.py.", lock_config=True
+    "config", _DEFAULT, "What to run; see configs/base.py.", lock_config=True
 )
 _MODES = ["train", "sweep", "eval", "recommend", "prepare", "encode", "unlearn"]
 _MODES += ["ablate", "leak", "compare", "baselines"]
@@ -31,6 +34,11 @@ _RETRAIN = flags.DEFINE_bool("retrain", False, "Whether --mode=ablate also train
 _PREFERENCES = flags.DEFINE_string("preferences", "", "Table of users and items for --mode=leak.")
 _SEEDS = flags.DEFINE_list("seeds", [], "Seeds of --mode=leak; default config.seed.")
 flags.register_validator("seeds", lambda given: all(map(str.isdigit, given)), "whole numbers only")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of the first of several processes, or auto on a cluster."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many there are, see docs/devices.md.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 _TRIALS = flags.DEFINE_integer("trials", 0, "Settings of each of --mode=baselines; default equal.")
 _TEXT = flags.DEFINE_string("text", None, "Texts for --mode=encode: TABLE or TABLE:COLUMN,COLUMN.")
 _IMAGES = flags.DEFINE_string("images", None, "Images for --mode=encode: a folder of ITEM.jpg.")
@@ -42,19 +50,35 @@ _ENCODER = flags.DEFINE_string(
 def main(argv):
     """Calls the library function that the mode names; mistakes of the user exit with status 2."""
     if len(argv) > 1 and _MODE.value != "compare":
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    from mmrec_jax.types import UserError  # after the flags are checked: JAX takes a second to load
+        fail(f"unexpected argument {argv[1]!r}; flags begin with --")
+    from mmrec_jax import hosts, report, signals  # after the flags: JAX takes a second to load
+    from mmrec_jax.types import UserError
 
     try:
-        _run(_MODE.value, argv[1:])
-    except (UserError, OSError) as error:
+        hosts.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        told = contextlib.nullcontext() if hosts.first() else contextlib.redirect_stdout(None)
+        with signals.watched(), told:
+            _run(_MODE.value, argv[1:])
+    except UserError as error:
         fail(error)
+    except OSError as error:
+        fail(report.trouble(error))
+    except signals.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)
+    except Exception as error:
+        if not hosts.several():
+            raise
+        traceback.print_exc()
+        fail(f"{error} (if another process has ended: start all again, which goes on from there)")
 
 
 def _run(mode, named):
-    from mmrec_jax import evaluate, report, train
+    from mmrec_jax import evaluate, hosts, report, train
     from mmrec_jax.types import UserError
 
+    if hosts.several() and mode not in ("train", "eval", "recommend"):
+        raise UserError(f"--mode={mode} runs in one process; give no --coordinator")
     keep_compiled_programs()
     config, workdir = _CONFIG.value, _WORKDIR.value
     if mode in ("eval", "recommend", "unlearn", "ablate", "baselines") and workdir is None:
@@ -77,6 +101,7 @@ def _run(mode, named):
     elif mode == "recommend":
         from mmrec_jax import recommend
 
+        recommend.check_output(_OUTPUT.value)  # before the work is done
         frame = recommend.recommend(workdir, _USERS.value, _K.value, _SEEN.value)
         recommend.write(frame, _OUTPUT.value)
     elif mode == "encode":
@@ -121,7 +146,8 @@ def _run(mode, named):
 
         loaded = data.load(**config.data)
         name = re.sub(r"[^a-z0-9_]+", "_", loaded.name.lower())  # what TFDS takes for a name
-        print(prepared.write(loaded, workdir or "prepared", name))
+        name = name if name[:1].isalpha() else f"data_{name}"
+        print(prepared.write(loaded, workdir or "prepared", name, by_user=bool(config.data.budget)))
 
 
 def keep_compiled_programs():
@@ -147,13 +173,28 @@ def default_workdir(config, prefix=""):
     )
 
 
+_IS_CONFIG = re.compile("--?config=").match
+
+
 def parse_flags(argv):
     """Absl's parser, with a faulty configuration as one line instead of a traceback."""
+    for path in (word.partition("=")[2].partition(":")[0] for word in argv if _IS_CONFIG(word)):
+        if not os.path.isfile(path):
+            fail(f"--config={path}: there is no such file; name one of those below configs/")
     flags.FLAGS.set_gnu_getopt(True)  # flags may follow the runs that --mode=compare takes
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, TypeError, ValueError, OSError) as error:
-        fail(error)
+        odd = isinstance(error, AttributeError) and str(error).startswith(("'", '"'))
+        fail(f"the configuration has no key {error}" if odd else error)
+    except Exception as error:  # whatever a configuration, which is Python, has in it
+        fail(f"{type(error).__name__} in the configuration: {error}; mend it")
+
+
+def tell_unraisable(told):
+    """Prints what nothing could catch, less TensorStore's writes that outlive a failed one."""
+    if "Event loop is closed" not in str(told.exc_value):
+        sys.__unraisablehook__(told)
 
 
 def fail(error):
@@ -165,9 +206,17 @@ def fail(error):
     if text[0] == text[-1] == "'":  # ml_collections quotes the whole message
         text = text[1:-1]
     print(f"error: {text}", file=sys.stderr)
+    from mmrec_jax import hosts
+
+    if hosts.several():  # an orderly exit would wait for the others
+        sys.stderr.flush()
+        os._exit(2)
     sys.exit(2)
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
+    logging.set_verbosity(logging.WARNING)
+    # Orbax tells of every file it writes and of errors at length, which we say in a line.
+    logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+    sys.unraisablehook = tell_unraisable
     app.run(main, flags_parser=parse_flags)

@@ -58,6 +58,9 @@ def get_config() -> ConfigDict:
     data.split_seed = 0  # of the random choices of "ratio", of the cold splits and of that carving
     data.k_core = 0  # drop users and items with fewer interactions, repeatedly; 0 keeps all
     data.max_len = 50  # longest history a sequence method reads
+    # training interactions held at once; of more, a prepared set leaves the rest on disk and an
+    # epoch reads it part by part; 0 holds all; see docs/scale.md
+    data.budget = 0
     data.impressions = False  # rows are impressions with fields; only clicks are interactions
     data.fields = ()  # columns to take as fields; empty: all that have no other role
     data.numeric = ()  # fields of numbers, besides those with fractions: cut at quantiles
@@ -120,9 +123,15 @@ def get_config() -> ConfigDict:
     # mmrec masks training items; strict also validation items at test; none
     evals.protocol = "mmrec"
     evals.block = 512  # queries ranked at a time
+    evals.users = 0  # ask only so many users, drawn once and for all; 0 asks all
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 10  # epochs between saves, besides the one at each new best
+
+    mesh = config.mesh = ConfigDict()  # the devices of one run; see docs/devices.md
+    mesh.data = 1  # divide the examples of a batch, and queries, by so many
+    mesh.model = 1  # divide tables, and the items that are scored, by so many
+    mesh.tables = "columns"  # of a table divide the columns, or the rows
 
     unlearn = config.unlearn = ConfigDict()  # of --mode=unlearn; see docs/unlearning.md
     unlearn.alpha = 0.03  # weight of what is to be forgotten; what stays has 1 - alpha
@@ -131,7 +140,8 @@ def get_config() -> ConfigDict:
     unlearn.retrain = True  # also train anew without the forgotten, to compare with
 
     sweep = config.sweep = ConfigDict()  # of --mode=sweep; see docs/sweep.md
-    sweep.mode = "auto"  # loop | vmap | map | auto (loop on a CPU, else whichever proves fastest)
+    # loop | vmap | map | devices | auto (loop on a CPU, else whichever proves fastest)
+    sweep.mode = "auto"
     sweep.trials = 0  # settings to draw at random, each run with every seed; 0 takes the whole grid
     sweep.seed = 0  # of that drawing
     sweep.halving = 0  # at each rung the best 1/halving of the settings go on; 0 trains all fully

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from pyarrow import parquet
 
 from mmrec_jax import compare, evaluate, report, train
 from mmrec_jax import run as runs
@@ -125,12 +124,10 @@ def trained(
     Raises:
       UserError: ``workdir`` holds another run, or one that asked others than ``ids``.
     """
-    path = workdir / "summary.json"
-    done = json.loads(path.read_text())["config"] if path.exists() else None
-    if done != json.loads(config.to_json()):
+    if report.read_summary(workdir).get("config") != json.loads(config.to_json()):
         train.train(config, workdir)
     (file,) = workdir.glob(f"per_*_{split}.parquet")
-    asked, *names = (read := parquet.read_table(file)).column_names
+    asked, *names = (read := report.read_per_query(file)).column_names
     if not np.array_equal(read.column(asked).to_numpy(), ids):
         raise UserError(f"{file}: not the queries of this run; remove {workdir} and start again")
     return {name: read.column(name).to_numpy() for name in names}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import os
 import shlex
 import sys
@@ -64,8 +63,8 @@ def studied(workdir: str | os.PathLike) -> Studied:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return report.read_json(path, "remove it, and start its command again")
+    except OSError as error:
         raise UserError(f"{path}: no finished run or sweep is here; start it first") from error
 
 

@@ -39,8 +39,8 @@ def measure(data: Dataset, users: np.ndarray, lists: np.ndarray) -> dict:
       Values by name; ``diversity`` by modality; ``fairness`` by measure and form (original,
       corrected).
     """
-    popularity = np.bincount(data.train.item, minlength=data.spec.num_items)
-    trained = len(np.unique(data.train.user))
+    popularity = data.train.item_counts(data.spec.num_items)
+    trained = int((data.train.user_counts(data.spec.num_users) > 0).sum())
     head = slices.popularity(popularity) == 0
     count = counts(lists, data.spec.num_items)
     row, item = slices.targets(data.test, users)

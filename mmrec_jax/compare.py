@@ -225,7 +225,9 @@ def _expanded(paths: Sequence[str | os.PathLike]) -> list[Path]:
         if (path / "sweep.json").exists():
             if not (path / "summary.json").exists():
                 raise UserError(f"{path}: the sweep has not ended; start it again to go on")
-            winner = json.loads((path / "summary.json").read_text())["winner"]
+            winner = report.read_summary(path).get("winner")
+            if not isinstance(winner, dict) or not winner.get("members"):
+                raise UserError(f"{path}/summary.json: names no winner; start the sweep again")
             members = [path / name for name in winner["members"]]
         found |= {member.resolve(): member for member in members}
     return list(found.values())
@@ -237,16 +239,16 @@ def _read(path: Path) -> _Run:
     Raises:
       UserError: it has not ended, or was not tested.
     """
-    from pyarrow import parquet
-
     summary, setting = report.read_run(path)
+    if not {"name", "seed"} <= set(summary) or "metric" not in summary["config"].get("eval", {}):
+        raise UserError(f"{path}/summary.json: not the summary of a run; name runs or sweeps")
     config = {key: value for key, value in json.loads(setting).items() if key != "sweep"}
     tables = sorted(path.glob("per_*_test.parquet"))
     if not tables:
         raise UserError(
             f"{path}: there is no per_user_test.parquet; only runs that were tested can be compared"
         )
-    table = parquet.read_table(tables[0])
+    table = report.read_per_query(tables[0])
     entity = table.column_names[0]
     columns = {name: np.asarray(table[name].to_numpy()) for name in table.column_names}
     order = np.argsort(columns[entity], kind="stable")
@@ -277,7 +279,8 @@ def _check(run: _Run, first: _Run, metrics: Sequence[str]) -> None:
                 f"{run.path}: its table by {run.entity} has no {name}, only {known}; "
                 "choose --metrics among these"
             )
-        if not np.isfinite(run.columns[name]).all():
+        values = run.columns[name]
+        if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
             raise UserError(f"{run.path}: {name} is not a number for every {run.entity}")
     ids, others = run.columns[run.entity], first.columns.get(run.entity)
     if len(np.unique(ids)) < len(ids):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mmrec_jax import memory, report
+from mmrec_jax import hosts, memory, mesh, report
 from mmrec_jax import run as runs
 from mmrec_jax.data import knockout as knockouts
 from mmrec_jax.types import Array, Context, PyTree, Query, Recommender, UserError
@@ -34,9 +32,10 @@ def per_query(
       names, ks: metrics and cuts, static.
     """
     model = run.model(hyper, ctx)
-    rep = model.apply(variables, ctx, method="represent")
+    rep = mesh.over_items(model.apply(variables, ctx, method="represent"), run)
 
     def block(_, query):
+        query = mesh.over_data(query, query.user.size)
         return None, run.task.measure(model, variables, rep, query, names, ks)
 
     measured = lax.scan(block, None, queries)[1]
@@ -46,9 +45,10 @@ def per_query(
 def lists(run, variables: PyTree, hyper: dict, ctx: Context, queries: Query, k: int) -> Array:
     """The k best items of every ranking query, int32 [Q, k]; pure, the arguments as above."""
     model = run.model(hyper, ctx)
-    rep = model.apply(variables, ctx, method="represent")
+    rep = mesh.over_items(model.apply(variables, ctx, method="represent"), run)
 
     def block(_, query):
+        query = mesh.over_data(query, query.user.size)
         return None, model.apply(variables, rep, query, k, method="rank")[0]
 
     return lax.scan(block, None, queries)[1].reshape(-1, k)
@@ -69,7 +69,7 @@ class Evaluator:
         user = queries.user.reshape(-1)[asked]
         order = np.argsort(user, kind="stable")
         self.users, self._places = user[order], asked[order]
-        self._queries = jax.tree.map(jnp.asarray, queries)
+        self._queries = mesh.feed(queries, queries.user.shape[1])
         self.ranks = isinstance(queries, Query) and run.method.score is not Recommender.score
         self._lists = jax.jit(functools.partial(lists, run), static_argnums=4)
         names, ks = tuple(config.eval.metrics), tuple(config.eval.ks)
@@ -82,7 +82,8 @@ class Evaluator:
     def __call__(self, variables: PyTree, hyper: dict, ctx: Context) -> dict[str, np.ndarray]:
         """Metrics of every user in ``users``, float32 [Q] by name."""
         measured = self._program(variables, hyper, ctx, self._queries)
-        return {name: np.asarray(value)[..., self._places] for name, value in measured.items()}
+        measured = hosts.whole(measured)
+        return {name: value[..., self._places] for name, value in measured.items()}
 
     def top(self, variables: PyTree, hyper: dict, ctx: Context, k: int) -> np.ndarray:
         """The k best items of every user in ``users``, best first, int32 [Q, k].
@@ -90,7 +91,7 @@ class Evaluator:
         Masked as for the metrics; places that no item is left for hold -1. Only where ``ranks``.
         """
         items = self._lists(variables, hyper, ctx, self._queries, k)
-        return np.asarray(items)[self._places]
+        return hosts.whole(items)[self._places]
 
     def trace(self, variables: PyTree, hyper: dict, ctx: Context) -> Any:
         """The program, a ``jax.stages.Traced``, for arguments like these or of these shapes."""
@@ -122,6 +123,7 @@ class Evaluator:
         return self._run.task.summarise(self(variables, hyper, ctx), self.users)
 
 
+@mesh.as_trained
 def evaluate(workdir: str | Path, split: str = "test", knockout: str = "") -> dict[str, float]:
     """Metrics of the best parameters of ``workdir`` on ``split``, as the run itself measured.
 
@@ -133,8 +135,7 @@ def evaluate(workdir: str | Path, split: str = "test", knockout: str = "") -> di
     """
     without = functools.partial(knockouts.knock_out, spec=knockout) if knockout else None
     run, data, ctx, variables = runs.load(workdir, without)
-    path = Path(workdir) / "summary.json"
-    if split == "test" and not path.exists():
+    if split == "test" and not report.read_summary(workdir):
         raise UserError(
             f"{workdir} has not ended, and test is for what has: train to the end, or --split=valid"
         )
@@ -148,12 +149,12 @@ def evaluate(workdir: str | Path, split: str = "test", knockout: str = "") -> di
 
 def count_tests(workdir: str | Path, times: int = 1) -> None:
     """Notes in the summary of a finished run that it was measured on test so many times more."""
-    path, count = Path(workdir) / "summary.json", tested(workdir) + times
-    report.write_json(path, json.loads(path.read_text()) | {"test_evaluations": count})
+    with report.alone(workdir, wait=60):
+        more = {"test_evaluations": tested(workdir) + times}
+        report.write_json(Path(workdir) / "summary.json", report.read_summary(workdir) | more)
 
 
 def tested(workdir: str | Path) -> int:
     """How often the run in ``workdir`` has been measured on test, as its summary says."""
-    path = Path(workdir) / "summary.json"
-    summary = json.loads(path.read_text()) if path.exists() else {}
+    summary = report.read_summary(workdir)
     return summary.get("test_evaluations", int("test" in summary))

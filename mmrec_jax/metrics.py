@@ -98,6 +98,8 @@ def labels(names: Sequence[str], ks: Sequence[int]) -> list[str]:
 
 def check(names: Sequence[str], ks: Sequence[int]) -> None:
     """Raises UserError unless every metric is known and every cut a positive whole number."""
+    if not names or not ks:
+        raise UserError("eval.metrics and eval.ks must not be empty; name a metric and a cut")
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise UserError(f"unknown metric {unknown[0]!r}; known metrics: {', '.join(METRICS)}")

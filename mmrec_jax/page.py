@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrec_jax import markup, plots, report, slices
+from mmrec_jax import hosts, markup, plots, report, slices
 from mmrec_jax.types import Array, Context, Dataset, PyTree, UserError
 
 NAME = "report.html"
@@ -87,7 +87,7 @@ def look(
     path = Path(workdir) / "embedding.png"
     with spared(f"{path}"):
         if vectors is not None:
-            count = np.bincount(data.train.item, minlength=data.spec.num_items)
+            count = data.train.item_counts(data.spec.num_items)
             plots.embedding(vectors, count, path)
     return facts
 
@@ -105,18 +105,20 @@ def exposure(data: Dataset, users: np.ndarray, lists: np.ndarray) -> dict[str, d
     Returns:
       Shares by group, for ``items``, ``training``, ``test`` and ``recommended``.
     """
-    trained = np.bincount(data.train.item, minlength=data.spec.num_items)
+    trained = data.train.item_counts(data.spec.num_items)
     group = slices.popularity(trained)
     seen = {
         "items": np.arange(data.spec.num_items),
-        "training": data.train.item,
         "test": slices.targets(data.test, users)[1],
         "recommended": lists[lists >= 0],
     }
-    groups = range(len(slices.POPULARITY))
-    share = lambda item: [float((group[item] == n).mean()) if item.size else 0.0 for n in groups]
+    width = len(slices.POPULARITY)
+    found = {name: np.bincount(group[item], minlength=width) for name, item in seen.items()}
+    found["training"] = np.bincount(group, trained, minlength=width)
+    share = lambda count: (count / max(count.sum(), 1)).tolist()
     return {
-        name: dict(zip(slices.POPULARITY, share(item), strict=True)) for name, item in seen.items()
+        name: dict(zip(slices.POPULARITY, share(found[name]), strict=True))
+        for name in ("items", "training", "test", "recommended")
     }
 
 
@@ -135,11 +137,11 @@ def _inspect(run, variables, hyper, ctx) -> tuple[np.ndarray | None, dict[str, n
         is_map = getattr(item, "ndim", 0) == 2 and rows == run.fields["spec"].num_items
         return (item if is_map and columns >= 2 else None), told
 
-    vectors, told = jax.jit(inside)(variables, hyper, ctx)
-    vectors = None if vectors is None else np.asarray(vectors, np.float32)
+    vectors, told = hosts.whole(jax.jit(inside)(variables, hyper, ctx))
+    vectors = None if vectors is None else vectors.astype(np.float32)
     if vectors is not None and not np.isfinite(vectors).all():
         raise ValueError("item vectors are not finite")
-    return vectors, {name: np.asarray(value) for name, value in told.items()}
+    return vectors, told
 
 
 def _small(name: str, value: np.ndarray) -> Any:
@@ -611,8 +613,8 @@ def _save(workdir: Path, text: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return report.read_json(path, "remove it, and start the command of the run again")
+    except OSError as error:
         raise UserError(f"{path.parent} holds nothing finished to show: {error}") from error
 
 

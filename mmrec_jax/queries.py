@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from mmrec_jax import metrics
-from mmrec_jax.ops import topk
+from mmrec_jax.ops import across, topk
+from mmrec_jax.streamed import Streamed
 from mmrec_jax.types import Array, Dataset, Interactions, Query, Recommender, UserError
 
 PROTOCOLS = ("mmrec", "strict", "none")
 
 
 def ranking(data: Dataset, split: str, config, sequences: bool = False) -> Query:
-    """Queries of all users that have items in ``split``, in blocks of ``config.eval.block``.
+    """Queries of users that have items in ``split``, in blocks of ``config.eval.block``.
 
     Args:
       data: the data set.
       split: "valid" or "test"; the latter's queries also know the validation items when
         ``sequences`` is set, as next-item prediction does.
-      config: reads ``eval.block`` and ``eval.protocol``: ``mmrec`` masks training items,
-        ``strict`` masks validation items too when testing, ``none`` masks nothing.
+      config: reads ``eval.block``; ``eval.users``, how many users to ask, always the same ones, 0
+        for all; and ``eval.protocol``: ``mmrec`` masks training items, ``strict`` masks validation
+        items too when testing, ``none`` masks nothing.
       sequences: whether to fill ``Query.sequence`` and, where there are times, ``Query.times``.
 
     Returns:
@@ -30,9 +34,15 @@ def ranking(data: Dataset, split: str, config, sequences: bool = False) -> Query
     users = np.unique(wanted.user)
     targets = np.bincount(wanted.user, minlength=data.spec.num_users)[users]
     users = users[np.argsort(targets, kind="stable")]
+    whole, sample = data, config.eval.get("users", 0)
+    if 0 < sample < len(users):
+        users = users[np.sort(np.random.default_rng(0).choice(len(users), sample, replace=False))]
+    if len(users) < len(targets) or isinstance(data.train, Streamed):
+        data = _of_users(data, users)  # sorting the others' interactions would take minutes
+        wanted = getattr(data, split)
     past = _before(data, split)
     sequence = windows(past, users, data.spec.max_len) if sequences else None
-    times = moments(data, past, users, wanted) if sequences else None
+    times = moments(whole, past, users, wanted) if sequences else None
     return blocks(
         users,
         config.eval.block,
@@ -140,6 +150,15 @@ def moments(
     return np.concatenate([before, asked[users][:, None]], axis=1)
 
 
+def _of_users(data: Dataset, users: np.ndarray) -> Dataset:
+    """The data set with the interactions of ``users`` alone, all numbers unchanged."""
+    asked = np.zeros(data.spec.num_users, bool)
+    asked[users] = True
+    parts = {name: getattr(data, name) for name in ("train", "valid", "test", "known")}
+    kept = {name: None if part is None else part.of(asked) for name, part in parts.items()}
+    return dataclasses.replace(data, **kept)
+
+
 def _trained(data: Dataset) -> Interactions:
     return data.train if data.known is None else data.known
 
@@ -224,6 +243,6 @@ def summarise(measured: dict[str, np.ndarray], users: np.ndarray) -> dict[str, f
 
 def measure(model: Recommender, variables, rep, query: Query, names, ks) -> dict[str, Array]:
     """Metrics of one block of queries by name, float32 [B] each (``metrics.from_ranks``)."""
-    scores = model.apply(variables, rep, query, method="score")
+    scores = across.spread_scores(model.apply(variables, rep, query, method="score"))
     ranks = topk.target_ranks(scores, query)
     return metrics.from_ranks(ranks, query.target, names, ks)

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from mmrec_jax import queries, report
+from mmrec_jax import hosts, mesh, queries, report
 from mmrec_jax import run as runs
+from mmrec_jax.streamed import Streamed
 from mmrec_jax.types import Dataset, Recommender, UserError
 
 
+@mesh.as_trained
 def recommend(
     workdir: str | Path, users: Sequence | None = None, k: int = 10, seen: bool = False
 ) -> pd.DataFrame:
@@ -31,15 +33,24 @@ def recommend(
       Columns user, rank (from 1), item, score, and title where titles are known.
 
     Raises:
-      UserError: if a user is unknown, or k is not positive.
+      UserError: if a user is unknown, or k is not positive or larger than the catalogue.
     """
     if k < 1:
         raise UserError(f"k is {k}; it must be at least 1")
     run, data, ctx, variables = runs.load(workdir)
     if run.method.score is Recommender.score:
         raise UserError(f"{workdir} holds a {run.method.__name__}, which ranks no items")
+    if k > data.spec.num_items:
+        raise UserError(
+            f"k is {k}, but {data.name} has {data.spec.num_items} items; ask for at most so many"
+        )
+    if users is not None and not len(users):
+        raise UserError("--users names nobody; give ids, or leave it out for all users")
     numbers = np.arange(data.spec.num_users) if users is None else _numbers(data, users)
-    known = queries.join(queries.join(data.train, data.valid), data.test)
+    train = data.train
+    if isinstance(train, Streamed):
+        train = train.of(np.isin(np.arange(data.spec.num_users), numbers))
+    known = queries.join(queries.join(train, data.valid), data.test)
     blocks = queries.blocks(
         numbers,
         run.config.eval.block,
@@ -54,17 +65,17 @@ def recommend(
     @jax.jit
     def answer(variables, ctx, blocks):
         model = run.model({}, ctx)
-        rep = model.apply(variables, ctx, method="represent")
+        rep = mesh.over_items(model.apply(variables, ctx, method="represent"), run)
 
         def block(query):
+            query = mesh.over_data(query, query.user.size)
             return model.apply(variables, rep, query, k, method="rank")
 
         return jax.lax.map(block, blocks)
 
     items, scores = answer(variables, ctx, jax.tree.map(jnp.asarray, blocks))
-    return _frame(
-        data, numbers, np.asarray(items).reshape(-1, k), np.asarray(scores).reshape(-1, k)
-    )
+    items, scores = (found.reshape(-1, k) for found in hosts.whole((items, scores)))
+    return _frame(data, numbers, items, scores)
 
 
 def _numbers(data: Dataset, users: Sequence) -> np.ndarray:
@@ -74,7 +85,7 @@ def _numbers(data: Dataset, users: Sequence) -> np.ndarray:
     if (found < 0).any():
         missing = [str(user) for user, place in zip(users, found, strict=True) if place < 0]
         near = difflib.get_close_matches(missing[0], index, n=3)
-        hint = f"; near it are {', '.join(near)}" if near else ""
+        hint = f"; near it are {', '.join(near)}" if near else "; use the ids of the data's files"
         raise UserError(f"unknown user {', '.join(missing[:5])} in {data.name}{hint}")
     return found
 
@@ -96,12 +107,25 @@ def _frame(data: Dataset, users: np.ndarray, items: np.ndarray, scores: np.ndarr
     return frame.loc[items >= 0].reset_index(drop=True)
 
 
+def check_output(path: str | None) -> None:
+    """Raises UserError if :func:`write` could not write there."""
+    if path is None:
+        return
+    if Path(path).suffix not in (".csv", ".json"):
+        raise UserError(f"--output={path}: the name must end in .csv or .json")
+    if not Path(path).parent.is_dir():
+        raise UserError(f"--output={path}: there is no folder {Path(path).parent}; make it first")
+    if Path(path).is_dir():
+        raise UserError(f"--output={path} is a folder; name a file")
+
+
 def write(frame: pd.DataFrame, path: str | None) -> None:
     """Prints ``frame``, or writes it to a ``.csv`` or ``.json`` file.
 
     Raises:
-      UserError: if the ending of ``path`` is neither.
+      UserError: see :func:`check_output`.
     """
+    check_output(path)
     if path is None:
         print(frame.to_string(index=False))
         return
@@ -109,8 +133,5 @@ def write(frame: pd.DataFrame, path: str | None) -> None:
         ".csv": lambda part: frame.to_csv(part, index=False),
         ".json": lambda part: frame.to_json(part, orient="records", indent=1),
     }
-    ending = Path(path).suffix
-    if ending not in writers:
-        raise UserError(f"--output={path}: the name must end in .csv or .json")
     with report.replacing(path) as part:
-        writers[ending](part)
+        writers[Path(path).suffix](part)

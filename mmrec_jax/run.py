@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmrec_jax import data as datasets
-from mmrec_jax import optimize, tables
+from mmrec_jax import hosts, limits, mesh, optimize, report, streamed, tables
 from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.types import Array, Context, Dataset, PyTree, Recommender, TrainState, UserError
 
@@ -31,7 +31,8 @@ class Run:
       fields: its hyper-parameters, ``spec`` among them.
       task: module of its task.
       config: the whole configuration.
-      steps: optimiser steps in an epoch.
+      steps: optimiser steps in an epoch, or in each of its calls.
+      calls: compiled calls that make up an epoch.
       objective: what a step minimises, a method's name or a function of (model, batch, ctx).
     """
 
@@ -40,6 +41,7 @@ class Run:
     task: ModuleType
     config: ConfigDict
     steps: int = 0
+    calls: int = 1
     objective: str | Callable = "loss"
 
     def model(self, hyper: dict[str, Any], ctx: Context | None = None) -> Recommender:
@@ -59,7 +61,7 @@ class Run:
         optim = self.config.optim
         lr = hyper.get("optim.lr", optim.lr)
         decay = hyper.get("optim.weight_decay", optim.weight_decay)
-        return optimize.build(optim, lr, decay, self.steps, self.config.train.epochs)
+        return optimize.build(optim, lr, decay, self.steps * self.calls, self.config.train.epochs)
 
 
 class Vault:
@@ -74,7 +76,7 @@ class Vault:
         shown = dict(data.impressions)
         if shown:
             shown["test"] = shown["train"].take(none)
-        return dataclasses.replace(data, test=data.train.take(none), impressions=shown)
+        return dataclasses.replace(data, test=data.valid.take(none), impressions=shown)
 
     def reveal(self, config: ConfigDict) -> Dataset:
         """The data with the test part, for what has been chosen."""
@@ -96,12 +98,17 @@ def init_state(run: Run, key: Array, hyper: dict, ctx: Context, arrays: PyTree) 
     params = collections.pop("params", {})
     tables.check_read(model, params)
     opt_state = run.optimizer(hyper).init(params)
-    return TrainState(params, collections, opt_state, run_key, jnp.zeros((), jnp.int32))
+    state = TrainState(params, collections, opt_state, run_key, jnp.zeros((), jnp.int32))
+    return mesh.keep(state, run)
 
 
 def setup(config: ConfigDict, data: Dataset | None = None) -> tuple[Run, Dataset, Context]:
     """Loads the data unless given, finds the method by its name, and builds what it reads."""
     data = datasets.load(**config.data) if data is None else data
+    streamed.check(data, config.data.get("budget", 0))
+    hosts.check_same(configuration=config, split=data.notes.get("split_hash"))
+    for name, rows in data.features.items() if hosts.several() else ():
+        hosts.check_same(**{f"feature {name}": hosts.crc32(rows)})
     fields = dict(config.model)
     method = _method(fields.pop("name"))
     known = {f.name for f in dataclasses.fields(method)} - {"parent", "name", "spec", "tables"}
@@ -111,13 +118,15 @@ def setup(config: ConfigDict, data: Dataset | None = None) -> tuple[Run, Dataset
     ctx = method.context(data, **defaults(method, known) | fields)
     ctx = tables.prepare(config.get("table"), data, ctx)
     task = importlib.import_module(f"mmrec_jax.tasks.{method.task}")
-    return Run(method, {"spec": data.spec, **fields}, task, config), data, ctx
+    run = Run(method, {"spec": data.spec, **fields}, task, config)
+    return run, data, mesh.place(ctx, run)
 
 
 def count_steps(run: Run, arrays: PyTree) -> Run:
     """The run, with the steps that an epoch over ``arrays`` takes."""
-    steps = -(-run.task.size(arrays) // run.config.train.batch_size)
-    return dataclasses.replace(run, steps=steps)
+    steps = -(-run.task.size(streamed.example(arrays)) // run.config.train.batch_size)
+    calls = arrays.train.parts if isinstance(arrays, streamed.Parts) else 1
+    return dataclasses.replace(run, steps=steps, calls=calls)
 
 
 def defaults(method: type[Recommender], names: set[str]) -> dict[str, Any]:
@@ -128,8 +137,8 @@ def defaults(method: type[Recommender], names: set[str]) -> dict[str, Any]:
 def _method(name: str) -> type[Recommender]:
     try:
         return importlib.import_module(f"mmrec_jax.models.{name}").Model
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("mmrec_jax.models"):
+    except (ModuleNotFoundError, AttributeError) as error:
+        if error.name != "Model" and not (error.name or "").startswith("mmrec_jax.models"):
             raise
         models = Path(__file__).parent / "models"
         known = sorted(
@@ -153,17 +162,21 @@ def load(
     path = Path(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"{path} does not exist; train with --mode=train --workdir={workdir} first")
-    config = ConfigDict(tuples(json.loads(path.read_text())))
+    config = ConfigDict(tuples(report.read_config(workdir)))
+    if odd := set(config.get("data", ())) - datasets.KEYS:
+        raise UserError(f"{path}: config.data has no key {min(odd)!r}; take it out, or train anew")
+    if lacking := {"data", "model", "optim", "train", "eval"} - set(config):
+        raise UserError(f"{path}: there is no section {min(lacking)!r}; train anew")
+    limits.check(config)
     data = datasets.load(**config.data)
     run, data, ctx = setup(config, change(data) if change else data)
     if not config.train.epochs:
         return run, data, ctx, {}
-    arrays = run.task.prepare(data, config)
+    arrays = streamed.example(run.task.prepare(data, config))
     make = functools.partial(init_state, run)
     like = jax.eval_shape(make, jax.random.key(0), {}, ctx, arrays)
-    checkpoints = Checkpoints(workdir)
-    best = checkpoints.restore_best(variables_of(like))
-    checkpoints.close()
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        best = checkpoints.restore_best(mesh.shapes(variables_of(like), run))
     return run, data, ctx, best
 
 

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mmrec_jax import memory, report, train
+from mmrec_jax import memory, report, signals, train
 from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.types import Array, Context, PyTree, TrainState
@@ -27,7 +28,8 @@ class SideBySide:
     """Compiled programs over ``size`` members of a group at once.
 
     Attributes:
-      size: n.
+      size: n; in mode ``devices`` a multiple of their number.
+      shared: context and arrays, where the programs want them.
       init: keys and hyper-parameters, stacked, to stacked states.
       epoch: stacked states, then (hyper-parameters, bool [n] active) to new ones and logs; the
         states of inactive members stay as they are.
@@ -37,20 +39,65 @@ class SideBySide:
     """
 
     def __init__(self, group: Group, members: Sequence[Member], mode: str):
-        began, self.size = time.perf_counter(), len(members)
-        over = _vmap if mode == "vmap" else _map
+        began = time.perf_counter()
+        self._devices = _all_devices() if mode == "devices" else None
+        count = self._devices.size if self._devices else 1
+        self.size = -(-len(members) // count) * count
+        apart = functools.partial(_apart, self._devices)
+        over = {"vmap": _vmap, "map": _map, "devices": apart}[mode]
         self.init = jax.jit(over(functools.partial(runs.init_state, group.run)))
-        keys, hyper = stacked(group, members)
-        shared = (group.ctx, group.arrays)
-        states = jax.eval_shape(self.init, keys, hyper, *shared)
+        keys, hyper = self.stack(group, members)
+        shared = self.shared = self._place((group.ctx, group.arrays), PartitionSpec())
+        states = self._own_shapes(jax.eval_shape(self.init, keys, hyper, *shared))
         step = jax.jit(over(functools.partial(_epoch_if_active, group.run)), donate_argnums=0)
-        active = jnp.ones(self.size, bool)
+        active = self.own(jnp.ones(self.size, bool))
         self.epoch = step.lower(states, (hyper, active), *shared).compile()
         self.valid = group.valid.over(over)
-        evaluation = self.valid.compile(variables_of(states), hyper, group.ctx)
-        keep = sum(_size(leaf) for leaf in jax.tree.leaves(variables_of(states)))  # of the best
+        evaluation = self.valid.compile(variables_of(states), hyper, shared[0])
+        best = sum(_size(leaf) for leaf in jax.tree.leaves(variables_of(states)))
+        keep = best // count
         self.memory_bytes = keep + max(memory.needed(self.epoch), memory.needed(evaluation))
         self.compile_seconds = time.perf_counter() - began
+
+    def stack(self, group: Group, members: Sequence[Member]) -> tuple[Array, dict[str, Array]]:
+        """:func:`stacked` of members, the last of them repeated until there are n."""
+        filled = [*members, *[members[-1]] * (self.size - len(members))]
+        return self.own(stacked(group, filled))
+
+    def own(self, tree: PyTree) -> PyTree:
+        """Arrays [n, ...], each member's on its device."""
+        return self._place(tree, PartitionSpec("member"))
+
+    def _place(self, tree: PyTree, part: PartitionSpec) -> PyTree:
+        return jax.device_put(tree, NamedSharding(self._devices, part)) if self._devices else tree
+
+    def _own_shapes(self, tree: PyTree) -> PyTree:
+        if self._devices is None:
+            return tree
+        where = NamedSharding(self._devices, PartitionSpec("member"))
+        of = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+        return jax.tree.map(of, tree)
+
+
+def _all_devices() -> Mesh:
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), ("member",), (AxisType.Auto,), devices=devices)
+
+
+def _apart(devices: Mesh, function: Callable) -> Callable:
+    """Each device takes its own members in turn, and none waits for another."""
+
+    def call(own, more, *shared):
+        mine, all_of_it = PartitionSpec("member"), PartitionSpec()
+        return jax.shard_map(
+            _map(function),
+            mesh=devices,
+            in_specs=(mine, mine, *[all_of_it] * len(shared)),
+            out_specs=mine,
+            check_vma=False,
+        )(own, more, *shared)
+
+    return call
 
 
 def _vmap(function: Callable) -> Callable:
@@ -103,9 +150,9 @@ class Place:
         config = self.member.config
         return self.done % config.eval.every == 0 or self.done == config.train.epochs
 
-    @property
-    def saves(self) -> bool:
-        due = not self.active or self.done % self.member.config.checkpoint.every == 0
+    def saves(self, stop: bool) -> bool:
+        """Whether to save now, in any case if the run is to ``stop``."""
+        due = stop or not self.active or self.done % self.member.config.checkpoint.every == 0
         return due and self.progress.best_epoch is not None
 
 
@@ -117,20 +164,19 @@ def fit(
     Who has stopped or diverged is carried along unchanged. Each member has its own log and
     checkpoints, so that it may go on from them in any mode.
     """
-    filled = [*members, *[members[-1]] * (programs.size - len(members))]
-    keys, hyper = stacked(group, filled)
-    states = programs.init(keys, hyper, group.ctx, group.arrays)
-    with contextlib.ExitStack() as files:
+    keys, hyper = programs.stack(group, members)
+    states = programs.init(keys, hyper, *programs.shared)
+    with contextlib.ExitStack() as files, signals.waiting():
         places = [Place(m, _at(states, i), until, files) for i, m in enumerate(members)]
-        states = _replace(states, [place.state for place in places])
-        best = _replace(variables_of(states), [place.best for place in places])
+        states = programs.own(_replace(states, [place.state for place in places]))
+        found = [place.best for place in places]
+        best = programs.own(_replace(variables_of(states), found))
         while any(place.active for place in places):
             active = np.array([place.active for place in places])
             active = np.pad(active, (0, programs.size - len(places)))
             began = time.perf_counter()
-            states, logs = programs.epoch(
-                states, (hyper, jnp.asarray(active)), group.ctx, group.arrays
-            )
+            steering = hyper, programs.own(jnp.asarray(active))
+            states, logs = programs.epoch(states, steering, *programs.shared)
             logs = jax.device_get(logs)
             seconds = (time.perf_counter() - began) / active.sum()
             going = [(i, place) for i, place in enumerate(places) if place.active]
@@ -150,8 +196,11 @@ def fit(
                 place.log.write(record)
                 board.update(place.member, place.done, record["loss"], value)
             best = _keep(jnp.asarray(improved), variables_of(states), best)
-            if saving := [(i, place) for i, place in going if place.saves]:
+            stop = signals.asked()
+            if saving := [(i, place) for i, place in going if place.saves(stop)]:
                 _save(states, best, saving)
+            if stop:
+                raise signals.Stopped(f" after epoch {max(place.done for place in places)}")
     for place in places:
         place.member.facts = {
             "epochs": place.done,
@@ -169,7 +218,7 @@ def _validate(programs, going, variables, hyper, group) -> tuple[dict[int, dict]
     if not wanted:
         return {}, 0.0
     began = time.perf_counter()
-    measured = programs.valid(variables, hyper, group.ctx)
+    measured = programs.valid(variables, hyper, programs.shared[0])
     task, users = group.run.task, programs.valid.users
     one = lambda i: {name: value[i] for name, value in measured.items()}
     means = {i: task.summarise(one(i), users) for i in wanted}
@@ -210,4 +259,5 @@ def _save(states: TrainState, best: PyTree, saving: list[tuple[int, Place]]) -> 
     for i, place in saving:
         take = functools.partial(jax.tree.map, lambda leaf, i=i: leaf[i, ...])
         progress = dataclasses.asdict(place.progress)
+        place.log.sync()
         place.checkpoints.save(take(rest).replace(key=keys[i]), take(best), progress)

@@ -39,8 +39,8 @@ def measure(
     """
     row, item = targets(data.test, users)
     rank = ranks(row, item, lists)
-    item_group = popularity(np.bincount(data.train.item, minlength=data.spec.num_items))[item]
-    user_group = activity(np.bincount(data.train.user, minlength=data.spec.num_users)[users])[row]
+    item_group = popularity(data.train.item_counts(data.spec.num_items))[item]
+    user_group = activity(data.train.user_counts(data.spec.num_users)[users])[row]
     groups = {
         "popularity": {name: item_group == n for n, name in enumerate(POPULARITY)},
         "activity": {name: user_group == n for n, name in enumerate(ACTIVITY)},

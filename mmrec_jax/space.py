@@ -23,6 +23,7 @@ _RANGE = re.compile(r"(log|uniform)\(([^,]+),([^,]+)\)")
 _EXAMPLE = "such as --sweep='optim.lr=1e-3,1e-4;seed=0,1,2'"
 _FIXED = {
     "sweep": "steers the sweep itself",
+    "mesh": "says on which devices the whole sweep runs",
     "eval.metric": "is what runs are compared by",
     "eval.protocol": "changes what validation values mean",
 }
@@ -74,7 +75,10 @@ def parse(text: str, config: ConfigDict, own: Mapping[str, Any] | None = None) -
         key, equals, values = map(str.strip, piece.partition("="))
         if piece == "file":
             if not own:
-                raise UserError("--sweep: the configuration's file has no sweep() of its own")
+                raise UserError(
+                    f"--sweep: the configuration's file has no sweep() of its own; give a space, "
+                    f"{_EXAMPLE}"
+                )
             found |= own
         elif not equals:
             raise UserError(f"--sweep: {piece!r} is no KEY=VALUES, {_EXAMPLE}")
@@ -101,11 +105,13 @@ def _values(key: str, given: Any, config: ConfigDict) -> tuple | Range:
         if isinstance(old, bool) or not isinstance(old, (int, float)) or key == "seed":
             raise UserError(f"sweep of {key}: {given} is a range, but this takes a list of values")
         if not (given.log <= (given.low > 0) and given.low < given.high < math.inf):
-            raise UserError(f"sweep of {key}: {given} is empty, or logarithmic from 0 or below")
+            raise UserError(
+                f"sweep of {key}: {given} is empty, or logarithmic from 0 or below; mend its ends"
+            )
         return given
     values = tuple(_fit(key, value, config) for value in given)
     if not values:
-        raise UserError(f"sweep of {key}: there are no values")
+        raise UserError(f"sweep of {key}: there are no values; write some, parted by commas")
     if len(set(map(repr, values))) < len(values):
         raise UserError(f"sweep of {key}: {', '.join(map(str, values))} has a value twice")
     return values

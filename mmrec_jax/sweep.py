@@ -27,12 +27,25 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from mmrec_jax import evaluate, memory, page, report, side_by_side, space, train
+from mmrec_jax import (
+    evaluate,
+    limits,
+    memory,
+    mesh,
+    optimize,
+    page,
+    report,
+    side_by_side,
+    space,
+    train,
+)
 from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import Checkpoints, variables_of
+from mmrec_jax.ops import across
+from mmrec_jax.streamed import Streamed
 from mmrec_jax.types import Array, Dataset, PyTree, TrainState, UserError
 
-MODES = ("auto", "loop", "vmap", "map")
+MODES = ("auto", "loop", "vmap", "map", "devices")
 _MEMORY_SHARE = 0.8  # of a device that members side by side may fill
 
 
@@ -57,8 +70,7 @@ class Member:
     @property
     def summary(self) -> dict[str, Any]:
         """Its summary; empty if it has not ended, or diverged."""
-        path = self.workdir / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return report.read_summary(self.workdir)
 
     def open(self) -> None:
         """Makes the working directory."""
@@ -67,7 +79,8 @@ class Member:
 
     def give_up(self, error: train.Diverged) -> None:
         """Notes that the run has diverged."""
-        (self.workdir / "diverged.txt").write_text(f"{error}\n")
+        with report.replacing(self.workdir / "diverged.txt") as part:
+            part.write_text(f"{error}\n")
 
     @property
     def diverged(self) -> bool:
@@ -86,6 +99,11 @@ class Member:
             values = [self.summary.get("valid", {}).get(metric)]
         else:
             log = report.read_log(self.workdir)
+            if len(log) < self.summary.get("epochs", 0):
+                raise UserError(
+                    f"{self.workdir / 'metrics.jsonl'}: damaged, it lacks epochs; put back a sound "
+                    f"copy, or remove {self.workdir} and start the same command again"
+                )
             values = [r.get(f"valid/{metric}") for r in log if r["epoch"] <= epoch]
         return max((v for v in values if v is not None), default=-math.inf)
 
@@ -162,7 +180,7 @@ class Group:
         """Shapes of the linen variables of a member."""
         if self.arrays is None:
             return {}
-        return variables_of(self._state())
+        return mesh.shapes(variables_of(self._state()), self.run)
 
     def compiles(self) -> bool:
         """Whether everything can be traced with the values of ``traced`` unknown."""
@@ -222,15 +240,16 @@ def measure_modes(
 ) -> dict[str, float]:
     """Seconds that one epoch of all members takes in each mode, on the device at hand."""
     shared = (group.ctx, group.arrays)
-    keys, hyper = side_by_side.stacked(group, members)
+    keys, _ = side_by_side.stacked(group, members)
     mine = group.hyper(members[0])
     state = group.programs.init(keys[0], mine, *shared)
     alone = group.programs.epoch(state, mine, *shared)
     seconds = {"loop": len(members) * _seconds(lambda s: alone(s, mine, *shared)[0], state)}
     for mode, side in programs.items():
-        states = side.init(keys, hyper, *shared)
-        steering = (hyper, jnp.ones(len(members), bool))
-        step = lambda s, side=side, steering=steering: side.epoch(s, steering, *shared)[0]
+        own, hyper = side.stack(group, members)
+        states = side.init(own, hyper, *side.shared)
+        steering = (hyper, side.own(jnp.ones(side.size, bool)))
+        step = lambda s, side=side, steering=steering: side.epoch(s, steering, *side.shared)[0]
         seconds[mode] = _seconds(step, states)
     return seconds
 
@@ -317,8 +336,22 @@ class Sweep:
 
     def begin(self) -> None:
         """Makes the first group, which brings to light most mistakes, and writes nothing."""
+        for member in self.members:  # as far as files that are there are sound
+            if (member.workdir / "config.json").exists():
+                report.read_config(member.workdir)
+            if member.ended:
+                member.reached()
         next(self._groups(self.members))
         train.warn(self._vault.load(self.members[0].config))
+
+    def prove(self) -> None:
+        """Finds out, before anything is written, whether a run of the first group fits in memory.
+
+        Of members side by side there are as many at once as fit.
+        """
+        group, mine = next(self._groups(self.members))
+        if group.arrays is not None and self._mode(group, mine) == "loop":
+            group.programs.prove(group.ctx, group.arrays, group.valid, group.hyper(mine[0]))
 
     def train(self, members: Sequence[Member], until: int) -> None:
         """Trains members to epoch ``until``, and writes the summaries of those that have ended."""
@@ -359,6 +392,8 @@ class Sweep:
                 data = self._vault.load(members[0].config)
                 if not len(data.valid):
                     raise UserError(f"{data.name} has no validation split to choose by")
+                if isinstance(data.train, Streamed):
+                    raise UserError("data.budget streams lone runs; a sweep needs data.budget=0")
                 self._group = form(members[0], data, self._keys)
                 self._keys = list(self._group.traced)  # what failed once is not tried again
             group = self._group
@@ -369,8 +404,8 @@ class Sweep:
         """How to run a group; ``auto`` is decided by the first group that has a choice."""
         if len(members) == 1 or group.arrays is None:
             return "loop"
-        if self.mode == "auto" and jax.default_backend() == "cpu":
-            self.mode = "loop"  # measured: there, side by side is slower, the caches being small
+        if self.mode == "auto" and (jax.default_backend() == "cpu" or across.mesh()):
+            self.mode = "loop"  # measured: on a CPU the caches are too small for side by side
         if self.mode == "auto":
             self.measured = measure_modes(group, *self._largest(group, members))
             self.mode = min(self.measured, key=self.measured.__getitem__)
@@ -379,7 +414,8 @@ class Sweep:
     def _largest(self, group, members) -> tuple[list[Member], dict[str, side_by_side.SideBySide]]:
         """The first part of a group, with its programs in each mode that runs it at once."""
         part, vmapped = next(self._parts(group, members, "vmap"))
-        return part, {"vmap": vmapped, "map": self._programs(group, part, "map")}
+        others = ["map", "devices"] if jax.local_device_count() > 1 else ["map"]
+        return part, {"vmap": vmapped, **{m: self._programs(group, part, m) for m in others}}
 
     def _parts(
         self, group, members, mode
@@ -456,6 +492,7 @@ class Sweep:
             self._board.show(f"{member.workdir.name} ended")
 
 
+@mesh.as_configured
 def sweep(config: ConfigDict, wanted: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
     """Runs every setting with every seed, chooses by validation, then tests what was chosen.
 
@@ -473,18 +510,42 @@ def sweep(config: ConfigDict, wanted: Mapping[str, Any], workdir: str | Path) ->
       UserError: faulty input, a ``workdir`` of another sweep, or nothing left to choose from.
     """
     began, workdir, options = time.monotonic(), Path(workdir), _checked(config.sweep)
+    if across.mesh() and options.mode not in ("auto", "loop"):
+        raise UserError(
+            f"sweep.mode is {options.mode!r}, in which a run has one device; set mesh.data and "
+            "mesh.model to 1, or sweep.mode to loop"
+        )
     wanted = space.check(wanted, config)
     settings = space.settings(wanted, config, options.trials, options.seed)
     seeds = wanted.get("seed", (config.seed,))
     members = _members(config, settings, seeds, workdir)
+    for member in members:
+        limits.check(member.config)
+        optimize.build(member.config.optim, 0.0, 0.0, 1, 1)
     rungs = _rungs(config, len(settings))
     plan = _plan(config, wanted, settings, seeds, rungs)
     _check_free(workdir, plan)
     state = Sweep(members, [key for key in wanted if _may_be_traced(key, config)], options)
     state.begin()
-    workdir.mkdir(parents=True, exist_ok=True)
-    report.write_json(workdir / "sweep.json", plan)
-    going, before = members, 0
+    if not (workdir / "sweep.json").exists():
+        state.prove()
+    with report.alone(workdir):
+        _check_free(workdir, plan)  # again: it may have been someone else's until now
+        report.write_json(workdir / "sweep.json", plan)
+        best = _search(state, rungs, workdir)
+        state.test(members if options.test == "all" else best.members)
+        summary = _summary(state, best, plan, time.monotonic() - began)
+        write_table(workdir / "results.csv", members)
+        with report.replacing(workdir / "results.md") as part:
+            part.write_text(table(members) + "\n", encoding="utf-8")
+        report.write_json(workdir / "summary.json", summary)
+        page.attach(page.sweep, workdir)
+    return summary
+
+
+def _search(state: Sweep, rungs: Sequence[tuple[int, int]], workdir: Path) -> Choice:
+    """Trains, dropping the worse settings at each rung, and returns the best setting."""
+    going, before = state.members, 0
     for until, count in rungs:
         kept = {choice.setting for choice in ranking(going, before)[:count]}
         state.end([member for member in going if member.setting not in kept])
@@ -493,13 +554,7 @@ def sweep(config: ConfigDict, wanted: Mapping[str, Any], workdir: str | Path) ->
     best = ranking(going)[0]
     if best.mean == -math.inf:
         raise UserError(f"{workdir}: every setting has a run that diverged; try smaller optim.lr")
-    state.test(members if options.test == "all" else best.members)
-    summary = _summary(state, best, plan, time.monotonic() - began)
-    write_table(workdir / "results.csv", members)
-    (workdir / "results.md").write_text(table(members) + "\n")
-    report.write_json(workdir / "summary.json", summary)
-    page.attach(page.sweep, workdir)
-    return summary
+    return best
 
 
 def _checked(options: Any) -> Any:
@@ -556,7 +611,7 @@ def _rungs(config: ConfigDict, settings: int) -> list[tuple[int, int]]:
 def _plan(config, wanted, settings, seeds, rungs) -> dict[str, Any]:
     """All that was decided before the first epoch: the content of ``sweep.json``."""
     full = json.loads(config.to_json())
-    options = full.pop("sweep")
+    options, _ = full.pop("sweep"), full.pop("mesh", None)
     starts = [0, *(until for until, _ in rungs)]
     most = sum(
         (until - start) * count * len(seeds)
@@ -587,7 +642,7 @@ def _check_free(workdir: Path, plan: dict[str, Any]) -> None:
         if (workdir / "config.json").exists():
             raise UserError(f"{workdir} holds a run; name another --workdir for the sweep")
         return
-    theirs = json.loads(path.read_text())
+    theirs = report.read_json(path, "remove it, and start the same command again")
     if theirs != plan:
         parts = [key for key in plan if plan[key] != theirs.get(key)]
         raise UserError(

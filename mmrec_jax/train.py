@@ -22,7 +22,19 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
-from mmrec_jax import beyond, memory, optimize, page, report, slices
+from mmrec_jax import (
+    beyond,
+    hosts,
+    limits,
+    memory,
+    mesh,
+    optimize,
+    page,
+    report,
+    signals,
+    slices,
+    streamed,
+)
 from mmrec_jax import evaluate as evaluation
 from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import Checkpoints, variables_of
@@ -65,7 +77,9 @@ def train_epoch(
         params, collections, opt_state = carry
         index, weight, number = inputs
         batch_key, dropout_key = jax.random.split(jax.random.fold_in(steps_key, number))
+        index, weight = mesh.over_data((index, weight), index.size)
         batch = run.task.batch(batch_key, arrays, index, weight)
+        batch = mesh.over_data(batch, index.size)
 
         def objective(params):
             variables = {
@@ -85,7 +99,8 @@ def train_epoch(
         (loss, (parts, changed)), grads = jax.value_and_grad(objective, has_aux=True)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = jax.tree.map(jnp.add, params, updates)
-        return (params, changed, opt_state), ({"loss": loss, **parts}, weight.sum())
+        carry = mesh.keep((params, changed, opt_state), run)
+        return carry, ({"loss": loss, **parts}, weight.sum())
 
     carry = (state.params, state.collections, state.opt_state)
     inputs = (*_order(run, order_key, run.task.size(arrays)), jnp.arange(run.steps))
@@ -94,7 +109,7 @@ def train_epoch(
     logs = {name: (value * counts).sum() / counts.sum() for name, value in parts.items()}
     logs["bad_step"] = jnp.where(finite.all(), -1, jnp.argmin(finite))
     new = TrainState(params, collections, opt_state, state.key, state.epoch + 1)
-    return new, logs
+    return mesh.keep(new, run), logs
 
 
 def _order(run: Run, key: Array, size: int) -> tuple[Array, Array]:
@@ -113,6 +128,7 @@ def _compute_dtype(tree: PyTree, precision: str) -> PyTree:
     return tree if dtype == jnp.float32 else jax.tree.map(cast, tree)
 
 
+@mesh.as_configured
 def train(config: ConfigDict, workdir: str | Path, profile: bool = False) -> dict[str, Any]:
     """Trains, keeps the best by validation, tests it once, and writes the results to ``workdir``.
 
@@ -127,6 +143,7 @@ def train(config: ConfigDict, workdir: str | Path, profile: bool = False) -> dic
       Diverged: if the loss stops being finite.
     """
     workdir = Path(workdir)
+    limits.check(config)
     _check_free(workdir, config)
     vault = runs.Vault()
     run, data, ctx = runs.setup(config, vault.load(config))
@@ -134,16 +151,18 @@ def train(config: ConfigDict, workdir: str | Path, profile: bool = False) -> dic
     evaluators = {}
     if len(data.valid):
         evaluators["valid"] = evaluation.Evaluator(run, data, "valid", config)
+    if config.train.epochs:
+        arrays = run.task.prepare(data, config)
+        run = runs.count_steps(run, arrays)
+        programs = Programs(run)
+        if not (workdir / "config.json").exists():
+            programs.prove(ctx, arrays, evaluators.get("valid"))
     warn(data)
-    workdir.mkdir(parents=True, exist_ok=True)
-    report.write_json(workdir / "config.json", json.loads(config.to_json()))
-    checkpoints = Checkpoints(workdir)
-    try:
+    with report.alone(workdir), contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        _check_free(workdir, config)  # again: it may have been someone else's until now
+        report.write_json(workdir / "config.json", json.loads(config.to_json()))
         if config.train.epochs:
-            arrays = run.task.prepare(data, config)
-            run = runs.count_steps(run, arrays)
             valid = evaluators.get("valid")
-            programs = Programs(run)
             variables, facts = fit(
                 run, programs, ctx, arrays, valid, checkpoints, workdir, profile=profile
             )
@@ -153,9 +172,8 @@ def train(config: ConfigDict, workdir: str | Path, profile: bool = False) -> dic
         if len(data.test):
             evaluators["test"] = evaluation.Evaluator(run, data, "test", config)
         summary = summarise(run, data, ctx, variables, facts, evaluators, workdir)
-    finally:
-        checkpoints.close()
-    page.attach(page.run, workdir)
+        if hosts.first():
+            page.attach(page.run, workdir)
     return summary
 
 
@@ -175,16 +193,20 @@ def check(run: Run) -> None:
 
 def warn(data: Dataset) -> None:
     """Prints what the passport of the split warns of."""
-    for line in passport.of(data)["warnings"]:
+    for line in passport.of(data)["warnings"] if hosts.first() else ():
         print(f"warning: {line}", file=sys.stderr)
 
 
 def _check_free(workdir: Path, config: ConfigDict) -> None:
-    """Raises UserError if ``workdir`` holds a run of another configuration."""
+    """Raises UserError if ``workdir`` holds a run of another configuration, or cannot be made."""
+    there = next(p for p in (workdir, *workdir.parents) if p.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file; name another --workdir")
     path, mine = workdir / "config.json", json.loads(config.to_json())
-    theirs = json.loads(path.read_text()) if path.exists() else mine
+    theirs = report.read_config(workdir) if path.exists() else mine
     mine, theirs = (
-        {key: value for key, value in tree.items() if key != "sweep"} for tree in (mine, theirs)
+        {key: value for key, value in tree.items() if key not in ("mesh", "sweep")}
+        for tree in (mine, theirs)
     )
     if theirs != mine:
         changed = sorted(name for name, _ in _flat(mine).items() ^ _flat(theirs).items())
@@ -260,6 +282,26 @@ class Programs:
         self.compile_seconds, self.memory_bytes = 0.0, 0
         self._run, self._epoch = run, None
 
+    def prove(
+        self,
+        ctx: Context,
+        arrays: PyTree,
+        validate: evaluation.Evaluator | None,
+        hyper: dict[str, Array] | None = None,
+    ) -> None:
+        """Compiles all that :func:`fit` needs with these arguments, before anything is written.
+
+        Raises:
+          UserError: if it cannot fit into memory, or the method's sizes do not fit each other.
+        """
+        hyper = hyper or {}
+        steered = hyper or {"optim.lr": jnp.float32(self._run.config.optim.lr)}
+        inputs = (jax.random.key(0), steered, ctx, streamed.example(arrays))
+        like = mesh.shapes(jax.eval_shape(self.init, *inputs), self._run)
+        self.epoch(like, steered, ctx, arrays)
+        if validate:
+            validate.compile(variables_of(like), hyper, ctx)
+
     def epoch(self, state: TrainState, hyper: dict, ctx: Context, arrays: PyTree) -> Callable:
         """``train_epoch`` for arguments like these, of which shapes are enough.
 
@@ -267,7 +309,8 @@ class Programs:
           UserError: if it cannot fit into memory.
         """
         if self._epoch is None:
-            self._epoch, self.compile_seconds = _compile(self._run, state, hyper, ctx, arrays)
+            like = streamed.example(arrays)
+            self._epoch, self.compile_seconds = _compile(self._run, state, hyper, ctx, like)
             name = f"an epoch of {self._run.config.model.name}"
             memory.check(self._epoch, name, "train.batch_size or model.dim")
             self.memory_bytes = memory.needed(self._epoch)
@@ -313,9 +356,12 @@ def fit(
 
     state, best, progress = _start(run, programs, steered, ctx, arrays, checkpoints, compile_all)
     first = done = int(state.epoch)
-    closing = contextlib.closing
-    with closing(report.Log(workdir)) as log, closing(bar or report.Progress(epochs, done)) as bar:
+    stack = contextlib.ExitStack()
+    with stack:
+        log = stack.enter_context(contextlib.closing(report.Log(workdir)))
+        bar = stack.enter_context(contextlib.closing(bar or report.Progress(epochs, done)))
         log.rewind(done)
+        stack.enter_context(signals.waiting())
         while done < last and not progress.stopped(config):
             program = programs.epoch(state, steered, ctx, arrays)
             done += 1
@@ -323,9 +369,9 @@ def fit(
             means = {}
             with _tracing(workdir, profile and done == first + 2):
                 with _clock(record, "seconds"):
-                    state, logs = program(state, steered, ctx, arrays)
+                    state, logs = _epoch(run, program, state, steered, ctx, arrays)
                     logs = {name: float(value) for name, value in logs.items()}
-                check_finite(logs.pop("bad_step"), run.steps, done, workdir)
+                check_finite(logs.pop("bad_step"), run.steps * run.calls, done, workdir)
                 if validate and (done % config.eval.every == 0 or done == epochs):
                     with _clock(record, "evaluation_seconds"):
                         means = validate.mean(variables_of(state), hyper, ctx)
@@ -333,12 +379,16 @@ def fit(
                 # The next epoch reuses the memory of the state.
                 best = jax.tree.map(jnp.copy, variables_of(state))
             log.write({**record, **logs, **{f"valid/{name}": m for name, m in means.items()}})
+            stop = signals.asked()
             due = done == last or progress.stopped(config) or done % config.checkpoint.every == 0
-            if due and best is not None:
+            if (due or stop) and best is not None:
+                log.sync()  # a state must not outlive the log that leads to it
                 checkpoints.save(state, best, dataclasses.asdict(progress))
             metric = config.eval.metric
             end = done + progress.patience_left(config)
             bar.update(done, logs["loss"], metric, means.get(metric), end)
+            if stop:
+                raise signals.Stopped(f" after epoch {done}")
     return best, {
         "epochs": done,
         "best_epoch": progress.best_epoch,
@@ -353,15 +403,24 @@ def _start(
     run, programs, hyper, ctx, arrays, checkpoints, compile_all: Callable
 ) -> tuple[TrainState, PyTree, Progress]:
     """The newest checkpoint of the run, or else a fresh state."""
-    inputs = (jax.random.key(run.config.seed), hyper, ctx, arrays)
-    like = jax.eval_shape(programs.init, *inputs)
+    inputs = (jax.random.key(run.config.seed), hyper, ctx, streamed.example(arrays))
+    like = mesh.shapes(jax.eval_shape(programs.init, *inputs), run)
     found = checkpoints.restore(like)
     if found is None:
         compile_all(like)  # tells what cannot fit, before memory is taken
         return programs.init(*inputs), None, Progress()
     state, best, progress = found
-    print(f"going on from epoch {int(state.epoch)}", file=sys.stderr)
+    if hosts.first():
+        print(f"going on from epoch {int(state.epoch)}", file=sys.stderr)
     return state, best, Progress(**progress)
+
+
+def _epoch(run: Run, program: Callable, state, hyper, ctx, arrays) -> tuple[TrainState, dict]:
+    """``train_epoch`` in one call, or one for each part of interactions that are streamed."""
+    if not isinstance(arrays, streamed.Parts):
+        return program(state, hyper, ctx, arrays)
+    part = lambda state, arrays: program(state, hyper, ctx, arrays)
+    return arrays.epoch(part, state, run.steps)
 
 
 def _tracing(workdir: Path, wanted: bool) -> contextlib.AbstractContextManager:
@@ -444,6 +503,7 @@ def summarise(
         "model_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(variables)),
         "peak_memory_bytes": report.peak_memory(),
         **report.environment(),
+        **mesh.facts(variables, run),
         "data_notes": {name: note for name, note in data.notes.items() if name != "passport"},
         "config": json.loads(config.to_json()),
     }

@@ -78,6 +78,18 @@ class Interactions:
         pick = lambda a: None if a is None else a[index]
         return Interactions(self.user[index], self.item[index], pick(self.time), pick(self.rating))
 
+    def of(self, asked: np.ndarray) -> Interactions:
+        """Those of the users that are marked in ``asked`` bool [U]."""
+        return self.take(asked[self.user])
+
+    def user_counts(self, num_users: int) -> np.ndarray:
+        """Interactions of each user, int [U]."""
+        return np.bincount(self.user, minlength=num_users)
+
+    def item_counts(self, num_items: int) -> np.ndarray:
+        """Interactions with each item, int [I]."""
+        return np.bincount(self.item, minlength=num_items)
+
     def rows(self, num_users: int) -> tuple[np.ndarray, np.ndarray]:
         """Compressed rows: ``(indptr int64 [U+1], item int32 [E])``, items ascending in a user."""
         order = np.lexsort((self.item, self.user))

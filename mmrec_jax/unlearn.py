@@ -308,8 +308,7 @@ def _evaluators(run: Run, data: Dataset, kept: Dataset, forgotten: Interactions)
 def _seconds(workdir: Path) -> float:
     """What a run took to compile, train and validate."""
     logged = report.read_log(workdir)
-    path = workdir / "summary.json"
-    compiled = json.loads(path.read_text())["compile_seconds"] if path.exists() else 0.0
+    compiled = report.read_summary(workdir).get("compile_seconds", 0.0)
     names = ("seconds", "evaluation_seconds")
     return compiled + sum(record.get(name, 0.0) for record in logged for name in names)
 

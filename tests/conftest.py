@@ -42,6 +42,16 @@ SLOW_TO_COMPILE = (
     "multimodal.rearm",
 )
 
+# What is run with the oldest and the newest JAX too: pytest -m versions.
+VERSIONS = ("test_checkpoint", "test_graph", "test_metrics", "test_prepared", "test_topk")
+VERSIONS_METHODS = (
+    "baseline.mf",
+    "ctr.deepfm",
+    "graph.lightgcn",
+    "multimodal.freedom",
+    "sequence.sasrec",
+)
+
 
 @pytest.hookimpl
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,6 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         method = getattr(item, "callspec", None) and item.callspec.params.get("case")
         if name in COMPILING and method in SLOW_TO_COMPILE:
             item.add_marker(pytest.mark.slow)
+        elif method in VERSIONS_METHODS or item.path.stem in VERSIONS:
+            item.add_marker(pytest.mark.versions)
 
 
 def pytest_sessionfinish() -> None:

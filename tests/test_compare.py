@@ -193,7 +193,7 @@ def test_runs_are_grouped_by_seed_and_tested_in_pairs(tmp_path):
     over_seeds = recall["over_seeds"]
     assert over_seeds[0]["p"] == over_seeds[0]["p_holm"] is not None
     assert over_seeds[1]["p"] is over_seeds[1]["p_holm"] is None
-    assert json.loads((tmp_path / "out" / "compare.json").read_text()) == found
+    assert report.read_json(tmp_path / "out" / "compare.json", "") == found
     text = (tmp_path / "out" / "compare.md").read_text()
     assert text == compare.table(found) + "\n"
     assert "| graph.a (dim=8) | graph.b | +0.1000 | [+0.1000, +0.1000] | 0.0010 | 0.0030 |" in text

@@ -171,7 +171,7 @@ def test_members_equal_lone_runs_in_every_mode(tmp_path):
         for mode in MODES:
             mine = tmp_path / mode / name
             assert_same_run(mine, lone)
-            stored = json.loads((mine / "config.json").read_text())
+            stored = report.read_config(mine)
             assert stored | {"sweep": config.sweep.to_dict()} == json.loads(config.to_json())
             assert ("test" in summary_of(mine)) == (name in winner)
             if name in winner:

@@ -6,9 +6,12 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mmrec_jax.data import build, files, frames, readers, side, synthetic
 from mmrec_jax.data import codes as coding
@@ -45,6 +48,7 @@ def load(
     buckets: int = 10,
     click_rating: float = 0.0,
     conversion_rating: float = 0.0,
+    budget: int = 0,
 ) -> Dataset:
     """Reads, checks and splits a data set; the options are the keys of ``config.data``.
 
@@ -80,10 +84,21 @@ def load(
       buckets: ranges that numbers are cut into.
       click_rating: ratings from here on are clicks; 0 reads clicks from their column.
       conversion_rating: likewise for conversions.
+      budget: training interactions of a prepared set that are held at once; of more the rest is
+        left on disk, see :mod:`mmrec_jax.streamed`. 0 reads all.
 
     Raises:
       UserError: anything amiss, in one line that names file, row and remedy.
     """
+    if not source:
+        raise UserError("config.data.source is empty; give a path or a name, such as 'synthetic'")
+    _check_sizes(
+        split_seed=split_seed,
+        k_core=k_core,
+        max_len=max_len,
+        knockout_seed=knockout_seed,
+        budget=budget,
+    )
     rules = dict(
         split=split, ratios=tuple(ratios), split_seed=split_seed, k_core=k_core, max_len=max_len
     )
@@ -110,7 +125,10 @@ def load(
         return coded(builder(readers.read(path, columns, **beside, fields=taken)), folder=folder)
     if not path.exists():
         _check_name(source)
-    return coded(_prepared(source, beside, rules, builder, taken))
+    return coded(_prepared(source, beside, rules, builder, taken, budget))
+
+
+KEYS = frozenset(inspect.signature(load).parameters)  # of ``config.data``
 
 
 def _finished(
@@ -130,7 +148,7 @@ def _finished(
     data = knockouts.knock_out(data, knockout, knockout_seed) if knockout else data
     data = knockouts.impute(data, impute)
     data = coding.attach(data, name, collisions, folder) if name else data
-    return dataclasses.replace(data, notes={**data.notes, "passport": passports.passport(data)})
+    return dataclasses.replace(data, notes={**data.notes, "passport": passports.of(data)})
 
 
 def _builder(taken: Mapping[str, Any] | None, labels: Mapping[str, Any]) -> Callable[..., Dataset]:
@@ -152,6 +170,7 @@ def from_frames(interactions: Any, features: Mapping[str, Any] | None = None, **
       UserError: anything amiss, in one line.
     """
     pop = lambda *names: {key: options.pop(key) for key in names if key in options}
+    _check_sizes(**{key: options[key] for key in _LEAST if key in options})
     given, impressions = pop("name", "titles", "columns"), options.pop("impressions", False)
     taken = {"fields": (), "numeric": ()} | pop("fields", "numeric") if impressions else None
     builder = _builder(taken, pop("buckets", "click_rating", "conversion_rating"))
@@ -159,6 +178,18 @@ def from_frames(interactions: Any, features: Mapping[str, Any] | None = None, **
     rest = pop("forget", "leak", "knockout", "knockout_seed", "impute")
     table = frames.table(interactions, features or {}, **given, fields=taken)
     return _finished(builder(table, **options), codes, collisions, **rest)
+
+
+_LEAST = {"split_seed": 0, "k_core": 0, "max_len": 1, "knockout_seed": 0, "budget": 0}
+
+
+def _check_sizes(**given: int) -> None:
+    """Raises a UserError for a whole number that means nothing."""
+    for name, value in given.items():
+        if not isinstance(value, int | np.integer) or value < _LEAST[name]:
+            raise UserError(
+                f"config.data.{name} is {value}; give a whole number of at least {_LEAST[name]}"
+            )
 
 
 def _is_prepared(path: Path) -> bool:
@@ -183,6 +214,7 @@ def _prepared(
     rules: Mapping[str, Any],
     builder: Callable[..., Dataset],
     taken: Mapping[str, tuple] | None,
+    budget: int,
 ) -> Dataset:
     """A prepared or TFDS set; the former has its split and side information already."""
     prepared = importlib.import_module("mmrec_jax.data.prepared")  # TFDS is slow to import
@@ -200,8 +232,8 @@ def _prepared(
             f"{source}: config.data.{named[0]} cannot change a prepared data set; "
             "leave it out, or prepare the data again with it"
         )
-    data = prepared.read(source)
+    data = prepared.read(source, budget)
     return dataclasses.replace(data, spec=dataclasses.replace(data.spec, max_len=rules["max_len"]))
 
 
-__all__ = ["from_frames", "load"]
+__all__ = ["KEYS", "from_frames", "load"]

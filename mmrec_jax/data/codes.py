@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
@@ -114,7 +113,7 @@ def _parquet(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{path}: cannot be read as Parquet ({reason}); write it again") from None
     names = [f"code_{level}" for level in range(table.num_columns)]
     names = [name for name in names if name in table.column_names]
-    if "item" not in table.column_names or not names:
+    if "item" not in table.column_names or not names or _repeated(table.column_names):
         raise UserError(
             f"{path}: columns are {', '.join(table.column_names)}; expected item, code_0, "
             "code_1 and so on"
@@ -127,12 +126,16 @@ def _parquet(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return ids, np.stack(columns, axis=1).astype(np.int64)
 
 
+def _repeated(names: list[str]) -> bool:
+    return len(set(names)) < len(names)
+
+
 def _json(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    expected = 'expected {"item": ["<a_12>", "<b_3>"], ...} with as many codes for each item'
+    expected = 'expected {"item": ["<a_12>", "<b_3>"], ...}, as many codes for each item; mend it'
+    content = files.document(path, expected)
     try:
-        content = json.loads(files.content(path))
         tokens = np.array([*content.values()])
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValueError):
+    except (AttributeError, ValueError):
         raise UserError(f"{path}: {expected}") from None
     ids = np.array([*content], dtype=str)
     if tokens.ndim == 2 and tokens.dtype.kind == "U":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,15 @@ USUAL = {
     "title": ("title", "name"),
 }  # fmt: skip
 
+# Beyond these, times and their differences or the numbers that ratings are kept in overflow.
+_LARGEST = {"time": 2.0**62, "rating": float(np.finfo(np.float32).max)}
+# Dates from 1973 to 2286 lie between these, by the unit they are counted in from 1970 on.
+_DATES = {
+    "seconds": (1e8, 1e10),
+    "milliseconds": (1e11, 1e13),
+    "microseconds": (1e14, 1e16),
+    "nanoseconds": (1e17, 1e19),
+}
 _ID_TYPES = (pa.types.is_integer, pa.types.is_floating, pa.types.is_string)
 
 
@@ -61,6 +71,12 @@ class Columns:
             raise UserError(f"{path}: the file is empty; give a header and lines of data")
         header = files.decoded(path, line, number)
         delimiter = _delimiter(path, header)
+        others = any(mark in header for mark in ",;|")
+        if path.suffix in (".inter", ".tsv") and others and "\t" not in header:
+            raise UserError(
+                f"{path}: line {number}: no tab, which parts the cells of a {path.suffix} file; "
+                "separate them by tabs, or name the file .csv"
+            )
         cells = [cell.strip().strip('"') for cell in header.split(delimiter)]
         has_header = not all(map(_is_number, cells))
         names = [c.split(":")[0] for c in cells] if has_header else _counted(cells)
@@ -79,10 +95,11 @@ class Columns:
     def _read_parquet(cls, path: Path, names_only: bool) -> Columns:
         try:
             names = pa.parquet.read_schema(path).names
-            table = None if names_only else pa.parquet.read_table(path)
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            table = None if names_only or repeated else pa.parquet.read_table(path)
         except (pa.ArrowException, OSError):
             raise UserError(f"{path}: not a readable Parquet file; write it again") from None
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
+        if repeated:
             raise UserError(
                 f"{path}: the column '{repeated[0]}' stands twice; rename or remove one"
             )
@@ -120,6 +137,9 @@ class Columns:
             missing = pc.or_(missing, pc.equal(column, ""))
         if (bad := _first(missing)) is not None:
             raise UserError(f"{self.at(bad)}: '{name}' is empty; give an id or drop the line")
+        nul = pc.match_substring(column, "\0") if pa.types.is_string(kind) else pa.array([False])
+        if (bad := _first(nul)) is not None:
+            raise UserError(f"{self.at(bad)}: '{name}' holds a NUL byte; take it out of the id")
         return as_ids(column)
 
     def numbers(self, name: str, role: str) -> np.ndarray:
@@ -131,6 +151,7 @@ class Columns:
         else:
             good = np.isfinite(values)
         if values is not None and np.all(good):
+            self._check_range(name, role, values)
             return values
         bad = int(np.argmin(good))
         given = column[bad].as_py()
@@ -140,6 +161,23 @@ class Columns:
             f"{self.at(bad)}: '{name}' is {'empty' if given in (None, '') else repr(given)} "
             f"where a finite number is expected; give one{remedy}"
         )
+
+    def _check_range(self, name: str, role: str, values: np.ndarray) -> None:
+        """Raises a UserError for numbers that are too large, or times in several units."""
+        most = _LARGEST.get(role, np.inf)
+        if ((values > most) | (values < -most)).any():
+            bad = int(np.argmax((values > most) | (values < -most)))
+            raise UserError(
+                f"{self.at(bad)}: '{name}' is {values[bad]}, but a {role} is at most {most:.2g}; "
+                f"mend it, or name another column in config.data.columns.{role}"
+            )
+        if role == "time" and (mixed := _mixed_units(values)):
+            (bad, unit), (other, usual) = mixed
+            raise UserError(
+                f"{self.at(bad)}: '{name}' is {values[bad]}, which reads as {unit}, where "
+                f"{self.at(other).rpartition(': ')[2]} has {values[other]}, as {usual} are; "
+                "give all times in one unit"
+            )
 
     def labels(self, name: str) -> np.ndarray:
         """Labels of the split, int8."""
@@ -164,8 +202,18 @@ class Columns:
         return values.astype(np.int8)
 
     def text(self, name: str) -> np.ndarray:
-        """Text as objects, "" where it is empty."""
-        column = pc.fill_null(self._table.column(name).cast(pa.string()), "")
+        """Text as objects, "" where it is empty.
+
+        Raises:
+          UserError: a column of lists and the like.
+        """
+        column = self._table.column(name)
+        try:
+            column = pc.fill_null(column.cast(pa.string()), "")
+        except pa.ArrowException:
+            raise UserError(
+                f"{self.origin}: '{name}' holds {column.type}; give a single text or number a row"
+            ) from None
         return column.to_numpy().astype(object)
 
     def at(self, row: int) -> str:
@@ -180,7 +228,8 @@ class Columns:
 def as_ids(column) -> np.ndarray:
     """Ids as int64 where that loses nothing of their spelling ("007" stays text), else strings."""
     if pa.types.is_integer(column.type):
-        return column.cast(pa.int64()).to_numpy()
+        with contextlib.suppress(pa.ArrowInvalid):  # beyond int64
+            return column.cast(pa.int64()).to_numpy()
     if pa.types.is_floating(column.type):  # integers, stored so because a row was once missing
         values = column.to_numpy()
         if (values == np.rint(values)).all() and (np.abs(values) < 2**53).all():
@@ -224,7 +273,22 @@ def _read_text(path: Path, names: list[str], delimiter: str, skip: int) -> pa.Ta
         raise UserError(f"{path}: cannot be read as a table ({reason}); mend it") from None
     if ragged:
         raise _ragged(path, ragged[0])
+    if quoted and table.num_rows:
+        _check_closed(path, table.column(len(names) - 1)[-1].as_py())
     return table
+
+
+def _check_closed(path: Path, last: str) -> None:
+    """Raises a UserError if the last cell of a table has swallowed the rest of the file."""
+    if "\n" not in last:
+        return
+    with open(path, "rb") as file:
+        file.seek(-min(64, path.stat().st_size), 2)
+        if not file.read().rstrip().endswith(b'"'):
+            raise UserError(
+                f"{path}: the quote before '{last.split()[0] if last.strip() else ''}' is left "
+                "open, so that all lines after it are one cell; close or remove it"
+            )
 
 
 def _ragged(path: Path, row) -> UserError:
@@ -259,6 +323,21 @@ def _as_numbers(column) -> np.ndarray | None:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             continue
     return None
+
+
+def _mixed_units(times: np.ndarray) -> tuple[tuple[int, str], tuple[int, str]] | None:
+    """A row in a rarer unit and one in the commonest, each with its unit; None if all agree.
+
+    Only where every time is a date of our age in some unit: other numbers tell nothing.
+    """
+    edges = np.array([edge for ends in _DATES.values() for edge in ends])
+    place = np.searchsorted(edges, times, side="right")
+    if not len(times) or not (place % 2).all() or (place == place[0]).all():
+        return None
+    usual = int(np.bincount(place).argmax())
+    rows = int(np.argmax(place != usual)), int(np.argmax(place == usual))
+    first, second = ((row, [*_DATES][place[row] // 2]) for row in rows)
+    return first, second
 
 
 def _delimiter(path: Path, line: str) -> str:

@@ -174,7 +174,7 @@ def _field(given: Columns, name: str, numeric: bool) -> np.ndarray:
     """
     try:
         text = pa.array(given.text(name), pa.string())
-    except pa.ArrowException:
+    except UserError:
         raise UserError(
             f"{given.origin}: '{name}' has no single value in a row; name the columns to take in "
             "config.data.fields"

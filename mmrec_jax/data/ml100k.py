@@ -36,6 +36,11 @@ def read(folder: Path) -> Table:
       UserError: a file that is not as published.
     """
     given = Columns.read(folder / "u.data")
+    if len(given.names) != 4:
+        raise UserError(
+            f"{folder / 'u.data'}: {len(given.names)} columns, but MovieLens-100K has 4 columns, "
+            "between tabs; get it again"
+        )
     user, item = given.ids("1"), given.ids("2")
     users, films = _lines(folder / "u.user", _USER), _lines(folder / "u.item", _FILM + _GENRES)
     of_user = numbers(user, users["id"].to_numpy(), str(folder / "u.user"))
@@ -43,8 +48,8 @@ def read(folder: Path) -> Table:
     marks = films[list(_GENRES)].to_numpy() == "1"
     named = np.where(marks, np.array([f"{name} " for name in _GENRES], object)[None], "")
     films["genres"] = named.sum(axis=1)
-    films["year"] = pd.to_numeric(films["released"].str[-4:]).astype(float)
-    users["age"] = pd.to_numeric(users["age"]).astype(float)
+    films["year"] = _numeric(films["released"].str[-4:], "released", folder / "u.item")
+    users["age"] = _numeric(users["age"], "age", folder / "u.user")
     per_user = {name: users[name].to_numpy()[of_user] for name in _USER[1:]}
     per_item = {name: films[name].to_numpy()[of_item] for name in ("year", "genres")}
     return Table(
@@ -68,6 +73,18 @@ def _lines(path: Path, names: tuple[str, ...]) -> pd.DataFrame:
             index_col=False, quoting=3,
         )  # fmt: skip
         return frame.assign(id=frame["id"].astype(np.int64))
-    except (ValueError, OSError) as error:
+    except (ValueError, OverflowError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not as MovieLens-100K has it ({reason}); get it again") from None
+
+
+def _numeric(values: pd.Series, name: str, path: Path) -> pd.Series:
+    """Text as numbers, NaN where it is empty."""
+    numbers = pd.Series(pd.to_numeric(values, errors="coerce"), dtype=float)
+    wrong = np.flatnonzero(numbers.isna() & (values != ""))
+    if len(wrong):
+        raise UserError(
+            f"{path}: line {wrong[0] + 1}: '{name}' is '{values[wrong[0]]}' where a number is "
+            "expected; get it again"
+        )
+    return numbers

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -20,15 +21,19 @@ import re
 import secrets
 import shutil
 import sys
+import types
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
 from absl import logging
 
+from mmrec_jax import report
+from mmrec_jax.data import passport
 from mmrec_jax.data.build import split_hash
 from mmrec_jax.data.table import Table
+from mmrec_jax.streamed import Streamed
 from mmrec_jax.types import Dataset, Impressions, Interactions, Spec, UserError
 
 FORMAT = 1  # of what is below metadata["mmrec_jax"]
@@ -41,10 +46,15 @@ _VERSION = r"\d+\.\d+\.\d+"
 _NAME = r"[a-z][a-z0-9_]*"
 
 Columns = Mapping[str, np.ndarray]  # of equal length
+_NONE = {name: np.zeros(0, np.int32) for name in ("user", "item")}
 
 
 def write(
-    data: Dataset, directory: str | os.PathLike, name: str, version: str = "1.0.0"
+    data: Dataset,
+    directory: str | os.PathLike,
+    name: str,
+    version: str = "1.0.0",
+    by_user: bool = False,
 ) -> pathlib.Path:
     """Stores ``data`` whole as ``directory/name/version`` and returns that folder.
 
@@ -55,6 +65,7 @@ def write(
       directory: a TFDS data directory; made where missing.
       name: lower-case letters, digits and underscores, as TFDS names its sets.
       version: three numbers, such as "1.0.0".
+      by_user: whether training interactions are sorted by user, so that they can be streamed.
 
     Raises:
       UserError: a name or version of another form, one that exists already, or data with a leak.
@@ -65,7 +76,11 @@ def write(
     target = pathlib.Path(directory).expanduser() / name / version
     if target.exists():
         raise UserError(f"{target} exists already; give a new version, or remove it first")
+    if by_user:
+        order = np.argsort(data.train.user, kind="stable")
+        data = dataclasses.replace(data, train=data.train.take(order))
     splits, tables = _splits(data), _tables(data)
+    cuts = {"train": _between_users(splits["train"])} if by_user else {}
     facts = {
         "format": FORMAT,
         "name": name,
@@ -79,25 +94,27 @@ def write(
         "graph": list(data.item_graphs),
         "split_hash": _split_hash(data),
     }
+    if by_user:
+        facts |= {"train_rows": np.diff(cuts["train"]).tolist(), "passport": passport.of(data)}
     json.dumps(facts)  # a note that is not JSON fails here, before anything is written
     work = target.parent / f"incomplete.{secrets.token_hex(3)}_{version}"  # TFDS's own convention
-    work.mkdir(parents=True)
     try:
-        with quiet():
-            _store(work, name, version, splits)
+        with report.saving(target), quiet():
+            work.mkdir(parents=True)
+            _store(work, name, version, splits, cuts)
             for table, columns in tables.items():
                 (work / table).mkdir()
                 _store(work / table, table, version, {"rows": columns})
-        facts["files"] = _digests(work)
-        facts["checksum"] = _checksum(facts)
-        (work / "metadata.json").write_text(json.dumps({"mmrec_jax": facts}, indent=1))
-        work.rename(target)
+            facts["files"] = _digests(work)
+            facts["checksum"] = _checksum(facts)
+            (work / "metadata.json").write_text(json.dumps({"mmrec_jax": facts}, indent=1))
+            work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)  # gone already unless something failed
     return target
 
 
-def read(source: str | os.PathLike) -> Dataset:
+def read(source: str | os.PathLike, budget: int = 0) -> Dataset:
     """The data set stored by :func:`write`, verified against its checksums.
 
     The notes gain ``prepared``: name, version, checksum and split hash of the set.
@@ -105,9 +122,11 @@ def read(source: str | os.PathLike) -> Dataset:
     Args:
       source: the folder of a set (its newest version is read) or of one version, or a name such
         as "mmrec_baby" or "mmrec_baby:1.0.0" below TFDS's data directory.
+      budget: where there are more training interactions than that, they are left on disk as
+        :class:`mmrec_jax.streamed.Streamed`; 0 reads all.
 
     Raises:
-      UserError: no such set, or one that is incomplete or damaged.
+      UserError: no such set, or one that is incomplete, damaged or not stored to be streamed.
     """
     folder = find(source)
     if folder is None:
@@ -117,10 +136,17 @@ def read(source: str | os.PathLike) -> Dataset:
         )
     facts = _verified(folder)
     with quiet():
-        splits = {split: _load(folder, split) for split in SPLITS}
+        stream = budget and _rows(folder, facts) > budget
+        splits = {split: _load(folder, split) for split in SPLITS[bool(stream) :]}
         tables = {table: _load(folder / table, "rows") for table in facts["tables"]}
     about = {key: facts[key] for key in ("name", "version", "checksum", "split_hash")}
-    return _dataset(facts, splits, tables, about)
+    data = _dataset(facts, splits, tables, about)
+    if not stream:
+        return data
+    spec, rows = data.spec, np.array(facts["train_rows"])
+    train = Streamed(_reader(folder, "train"), rows, budget, spec.num_users, spec.num_items)
+    notes = {**data.notes, "passport": facts["passport"]}
+    return dataclasses.replace(data, train=train, notes=notes)
 
 
 def find(source: str | os.PathLike) -> pathlib.Path | None:
@@ -222,7 +248,7 @@ def _dataset(
     return Dataset(
         name=facts["dataset"],
         spec=Spec(**{key: _tuples(value) for key, value in facts["spec"].items()}),
-        **{split: Interactions(**columns) for split, columns in splits.items()},
+        **{split: Interactions(**splits.get(split, _NONE)) for split in SPLITS},
         user_ids=_ids(tables["users"]["id"]),
         item_ids=_ids(items["id"]),
         features=named("feature", items),
@@ -288,8 +314,14 @@ def _split_hash(data: Dataset) -> str:
 # --- columns as TFDS records, and back ------------------------------------------------------------
 
 
-def _store(folder: pathlib.Path, name: str, version: str, splits: dict[str, Columns]) -> None:
-    """Writes a TFDS set of blocks of rows into ``folder``."""
+def _store(
+    folder: pathlib.Path,
+    name: str,
+    version: str,
+    splits: dict[str, Columns],
+    cuts: Mapping[str, np.ndarray] = types.MappingProxyType({}),
+) -> None:
+    """Writes a TFDS set of blocks of rows into ``folder``; ``cuts`` as in :func:`_blocks`."""
     import tensorflow_datasets as tfds
 
     columns = next(iter(splits.values()))
@@ -304,7 +336,7 @@ def _store(folder: pathlib.Path, name: str, version: str, splits: dict[str, Colu
     )
     writer = tfds.core.SequentialWriter(info, sys.maxsize, file_format="array_record")
     writer.initialize_splits(list(splits))
-    writer.add_examples({split: _blocks(columns) for split, columns in splits.items()})
+    writer.add_examples({s: _blocks(columns, cuts.get(s)) for s, columns in splits.items()})
     writer.close_all()
 
 
@@ -319,24 +351,67 @@ def _feature(values: np.ndarray):
     )
 
 
-def _blocks(columns: Columns) -> Iterator[dict]:
-    """Blocks of rows; an empty table is one empty block, since TFDS wants a record per split."""
+def _blocks(columns: Columns, cuts: np.ndarray | None = None) -> Iterator[dict]:
+    """Blocks of rows; an empty table is one empty block, since TFDS wants a record per split.
+
+    With ``cuts``, row numbers from 0 to the end, these are where blocks begin and end.
+    """
     total = len(next(iter(columns.values())))
     width = sum(v.dtype.itemsize * int(np.prod(v.shape[1:])) for v in columns.values())
     rows = max(1, min(BLOCK, BLOCK_BYTES // width))
     listed = lambda v: v.tolist() if v.dtype == object else v
-    for start in range(0, max(total, 1), rows):
-        yield {key: listed(v[start : start + rows]) for key, v in columns.items()}
+    cuts = np.append(np.arange(0, max(total, 1), rows), total) if cuts is None else cuts
+    for start, stop in itertools.pairwise(cuts):
+        yield {key: listed(v[start:stop]) for key, v in columns.items()}
+
+
+def _between_users(columns: Columns) -> np.ndarray:
+    """Where blocks of ``BLOCK`` rows at most begin and end if none divides a user's rows.
+
+    A user with more rows has a block alone.
+    """
+    user = columns["user"]
+    ends = np.append(np.flatnonzero(np.diff(user)) + 1, len(user))
+    cuts = [0]
+    while cuts[-1] < len(user):
+        full, one = np.searchsorted(ends, (cuts[-1] + BLOCK, cuts[-1]), side="right")
+        cuts.append(int(ends[max(full - 1, one)]))
+    return np.array(cuts)
+
+
+def _rows(folder: pathlib.Path, facts: dict) -> int:
+    """How many training interactions there are.
+
+    Raises:
+      UserError: if that is not known without reading all.
+    """
+    if "train_rows" not in facts:
+        raise UserError(
+            f"{folder}: stored without a budget, so that data.budget cannot stream it; "
+            "prepare the data again with data.budget, or set it to 0"
+        )
+    return sum(facts["train_rows"])
 
 
 def _load(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
     """The columns of one split, whole."""
-    import tensorflow_datasets as tfds
-
-    source = tfds.builder_from_directory(str(folder)).as_data_source(split)
+    source = _source(folder, split)
     blocks = source.__getitems__(range(len(source)))
     columns = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
     return {key: _text(v) if v.dtype == object else v for key, v in columns.items()}
+
+
+def _source(folder: pathlib.Path, split: str):
+    """The records of one split, for random access."""
+    import tensorflow_datasets as tfds
+
+    return tfds.builder_from_directory(str(folder)).as_data_source(split)
+
+
+def _reader(folder: pathlib.Path, split: str) -> Callable:
+    """What reads records of one split by their numbers."""
+    with quiet():
+        return _source(folder, split).__getitems__
 
 
 def _text(values: np.ndarray) -> np.ndarray:
@@ -389,6 +464,9 @@ def _verified(folder: pathlib.Path) -> dict:
         )
     if facts.get("checksum") != _checksum(facts):
         raise UserError(f"{path}: damaged, its checksum does not match; {remedy}")
+    for name in (*facts["files"], *facts["tables"]):
+        if name.startswith("/") or ".." in name.split("/"):
+            raise UserError(f"{path}: damaged, '{name}' lies outside of the set; {remedy}")
     for name, digest in facts["files"].items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: missing; {remedy}")

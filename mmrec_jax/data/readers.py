@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from mmrec_jax.data import fields as impressions
 from mmrec_jax.data import files, ml100k, side
@@ -77,6 +77,11 @@ def from_columns(
 ) -> Table:
     """A table with one interaction, or with ``fields`` one impression, per row."""
     user, item = given.role("user", named), given.role("item", named)
+    if user == item:
+        raise UserError(
+            f"{given.origin}: config.data.columns.user and config.data.columns.item both mean the "
+            f"column '{user}'; name two"
+        )
     time, rating, label = (given.role(r, named, needed=False) for r in ("time", "rating", "label"))
     table = Table(
         name=name,
@@ -176,14 +181,16 @@ def _json_lists(path: Path) -> Table:
     Raises:
       UserError: it is no such JSON.
     """
-    wrong = UserError(f'{path}: expected {{"user": [item, item, ...], ...}}, all items of one kind')
+    expected = 'expected {"user": [item, item, ...], ...}, all items of one kind; mend it'
+    wrong, content = UserError(f"{path}: {expected}"), files.document(path, expected)
     try:
-        content = json.loads(files.content(path))
         counts = np.array([len(items) for items in content.values()], np.int64)
         item = np.array([*itertools.chain.from_iterable(content.values())])
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValueError):
+        user = np.array([*content], dtype=str)
+        for ids in (user, item) if item.dtype.kind == "U" else (user,):
+            pa.array(ids)  # half of a surrogate pair is no text
+    except (AttributeError, TypeError, ValueError, pa.ArrowException):
         raise wrong from None
-    user = np.array([*content], dtype=str)
     if item.ndim != 1 or item.dtype.kind not in "iuU" or not len(item):
         raise wrong
     numbers = np.char.isdecimal(user) & (np.char.str_len(user) < 18)
@@ -196,13 +203,15 @@ def _json_lists(path: Path) -> Table:
 
 
 def _integer_pairs(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The arrays ``user`` and ``item`` of an ``.npz``, int64 [E]."""
+    """The arrays ``user`` and ``item`` of an ``.npz``, integers [E]."""
     given = files.arrays(path, ("user", "item"))
     user, item = given["user"], given["item"]
     integers = {user.dtype.kind, item.dtype.kind} <= {*"iu"}
     if user.ndim != 1 or user.shape != item.shape or not integers:
-        raise UserError(f"{path}: 'user' and 'item' must be integer arrays of equal length")
-    return user.astype(np.int64), item.astype(np.int64)
+        raise UserError(
+            f"{path}: 'user' and 'item' must be integer arrays of equal length; save them so"
+        )
+    return user, item
 
 
 def _published_parts(folder: Path) -> list[Path]:

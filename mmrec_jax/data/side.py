@@ -81,17 +81,33 @@ def read_graph(path: Path) -> ItemGraph:
     """An item graph from ``.npz`` arrays row, col, data and shape, with ``ids`` where given.
 
     Raises:
-      UserError: an array that is missing, or a shape that is not square.
+      UserError: an array that is missing or of another kind, a shape that is not square, or an id
+        that stands twice.
     """
     if path.suffix != ".npz":
         raise UserError(f"{path}: item graphs are .npz with row, col, data, shape; convert it")
     given = files.arrays(path, ("row", "col", "data", "shape"), ("ids",))
     shape = np.ravel(given["shape"]).tolist()
-    if len(shape) != 2 or shape[0] != shape[1]:
+    if len(shape) != 2 or shape[0] != shape[1] or not _is_size(shape[0]):
         raise UserError(f"{path}: shape is {shape}; give a square graph, items by items")
+    for name, kinds, what in (
+        ("row", "iu", "integers"),
+        ("col", "iu", "integers"),
+        ("data", "fiub", "numbers"),
+    ):
+        array = given[name]
+        if array.ndim != 1 or (array.size and array.dtype.kind not in kinds):
+            raise UserError(
+                f"{path}: '{name}' has shape {array.shape} and type {array.dtype}, where one row "
+                f"of {what} is expected; save it so"
+            )
     ids = _ids(given["ids"], path) if "ids" in given else None
     if ids is not None and len(ids) != shape[0]:
         raise UserError(f"{path}: {len(ids)} ids for {shape[0]} nodes; give one id per node")
+    if ids is not None and len(np.unique(ids)) < len(ids):
+        ordered = np.sort(ids)
+        again = ordered[1:][ordered[1:] == ordered[:-1]][0]
+        raise UserError(f"{path}: the id '{again}' names two nodes; keep one")
     return ItemGraph(given["row"], given["col"], given["data"], int(shape[0]), ids, str(path))
 
 
@@ -114,4 +130,11 @@ def _ids(ids: np.ndarray, path: Path) -> np.ndarray:
     """Ids given as an array, int64 or strings."""
     if ids.ndim != 1 or ids.dtype.kind not in "iuU":
         raise UserError(f"{path}: 'ids' must be one row of integers or strings; save it so")
+    if ids.dtype.kind == "u" and ids.size and ids.max() > np.iinfo(np.int64).max:
+        return ids.astype(str)
     return ids.astype(np.int64) if ids.dtype.kind in "iu" else ids
+
+
+def _is_size(number: object) -> bool:
+    """Whether an entry of an array is a whole number from 0."""
+    return isinstance(number, int | float) and number >= 0 and float(number).is_integer()

@@ -133,12 +133,16 @@ def k_core(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
 
 
 def _shares(ratios) -> list[float]:
-    """The three ratios, scaled to sum to one."""
-    values = [float(share) for share in ratios]
-    if len(values) != 3 or min(values) < 0 or values[0] <= 0 or not np.isfinite(sum(values)):
+    """The three ratios, which sum to one but for rounding."""
+    try:
+        values = [float(share) for share in ratios]
+    except (TypeError, ValueError):
+        values = []
+    fit = len(values) == 3 and min(values) >= 0 and values[0] > 0
+    if not fit or not abs(sum(values) - 1) < 1e-6:
         raise UserError(
             f"config.data.ratios is {tuple(ratios)}; give three shares (train, valid, test) "
-            "of which none is negative and the first is positive"
+            "of which none is negative and the first is positive, and that sum to 1"
         )
     return [share / sum(values) for share in values]
 

@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
+from jax.sharding import PartitionSpec
 
+from mmrec_jax.ops import across
 from mmrec_jax.types import Array
 
 _WIDEST = 32  # longest row summed in one go: beyond it compile time grows, not speed
@@ -152,8 +154,9 @@ def random_walk(user: np.ndarray, item: np.ndarray, num_users: int, num_items: i
 @jax.custom_vjp
 def matmul(adj: Adjacency, x: Array) -> Array:
     """``A @ x`` for x [columns, D]; differentiable in ``x`` only."""
+    x = _by_column(x)
     sums = [part for plan in adj.forward.blocks for part in _sums(plan, x)]
-    return take_rows(_join(sums, x.dtype), adj.forward.position)
+    return _by_column(take_rows(_join(sums, x.dtype), adj.forward.position))
 
 
 matmul.defvjp(
@@ -170,7 +173,21 @@ def mean_propagate(adj: Adjacency, x: Array, layers: int, rows: Array | None = N
     return _mean(adj, x, layers, rows)
 
 
+def _by_column(x: Array) -> Array:
+    """x [N, D] with its columns over the mesh's axis "model", where they divide.
+
+    A product then needs no word between devices, however the table is stored; left alone, the
+    compiler would have them add up [E, D].
+    """
+    mesh = across.mesh()
+    if mesh is None:
+        return x
+    axis = "model" if x.shape[1] % mesh.shape["model"] == 0 else None
+    return lax.with_sharding_constraint(x, PartitionSpec(None, axis))
+
+
 def _horner(adj: Adjacency, x: Array, layers: int, rows: Array | None) -> Array:
+    x = _by_column(x)
     own = x if rows is None else take_rows(x, rows)
     if not layers:
         return own

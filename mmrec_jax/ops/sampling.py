@@ -28,13 +28,19 @@ class Positives:
     steps: int = struct.field(pytree_node=False)
 
     @classmethod
-    def of(cls, train: Interactions, num_users: int, num_items: int) -> Positives:
-        """Compresses the distinct pairs of ``train``."""
+    def of(
+        cls, train: Interactions, num_users: int, num_items: int, room: int = 0, longest: int = 0
+    ) -> Positives:
+        """Compresses the distinct pairs of ``train``.
+
+        With ``room`` for so many and for a user of ``longest``, other data get the same shapes.
+        """
         pairs = np.unique(train.user.astype(np.int64) * num_items + train.item)
         user, item = pairs // num_items, pairs % num_items
         indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=num_users))])
         gaps = item - (np.arange(pairs.size) - indptr[user])
-        longest = int(np.diff(indptr).max(initial=0))
+        longest = int(np.diff(indptr).max(initial=longest))
+        gaps = np.pad(gaps, (0, max(room - gaps.size, 0)))
         as_int32 = lambda a: jnp.asarray(a, jnp.int32)
         return cls(as_int32(indptr), as_int32(gaps), num_items, longest.bit_length())
 

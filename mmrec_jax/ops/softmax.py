@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
+from mmrec_jax.ops import across
 from mmrec_jax.types import Array
 
 _ENTRIES = 2**22  # logits held at a time: 16 MB, about the fastest on a CPU
@@ -29,41 +33,78 @@ def cross_entropy(hidden: Array, table: Array, target: Array, where: Array) -> A
 
 
 def _forward(hidden, table, target, where):
+    """The loss, and its gradients by ``hidden`` and ``table``.
+
+    On a mesh each device has its share of the positions and of the items; of the logits only
+    their maxima, sums and products with the table travel.
+    """
+    mesh = across.mesh()
+    if mesh is None:
+        return _share(hidden, table, target, where, table.shape[0])
+    size, items = hidden.shape[0], table.shape[0]
+    rows = (across.pad(x, mesh.shape["data"]) for x in (hidden, target, where))
+    hidden, target, where = rows
+    table = across.pad(table, mesh.shape["model"])
+    share = partial(_share, items=items, data=("data",), model=("model",))
+    data, model = P("data"), P("model")
+    cut = dict(in_specs=(data, model, data, data), out_specs=(P(), (data, model)), check_vma=False)
+    loss, (d_hidden, d_table) = jax.shard_map(share, **cut)(hidden, table, target, where)
+    return loss, (d_hidden[:size], d_table[:items])
+
+
+def _share(hidden, table, target, where, items, data=(), model=()):
+    """``_forward`` of one device: ``data`` and ``model`` are the mesh axes that others are on.
+
+    ``items`` counts the rows of the whole table, less those that only fill it up.
+    """
+    first = lax.axis_index(model) * table.shape[0]
     size = min(max(8, 2 ** ((_ENTRIES // table.shape[0]).bit_length() - 1)), hidden.shape[0])
     slots = -(-hidden.shape[0] // size) * size
     (source,) = jnp.nonzero(where > 0, size=slots, fill_value=hidden.shape[0])
     take = lambda x: jnp.take(x, source, axis=0, mode="fill", fill_value=0)
-    rows, items, weights = take(hidden), take(target), take(where.astype(jnp.float32))
-    weights /= jnp.maximum(weights.sum(), 1e-12)
+    rows, wanted, weights = take(hidden), take(target) - first, take(where.astype(jnp.float32))
+    weights /= jnp.maximum(lax.psum(weights.sum(), data), 1e-12)
+    wanted = jnp.where((wanted >= 0) & (wanted < table.shape[0]), wanted, table.shape[0])
+    filling = first + jnp.arange(table.shape[0]) >= items if model else None
 
     def step(i, carry):
         loss, d_rows, d_table = carry
         part = lambda x: lax.dynamic_slice_in_dim(x, i * size, size)
-        nll, d_part, d_items = _chunk(part(rows), table, part(items), part(weights))
+        chunk = part(rows), table, part(wanted), part(weights)
+        nll, d_part, d_items = _chunk(*chunk, filling, model)
         return (
             loss + nll,
             lax.dynamic_update_slice_in_dim(d_rows, d_part, i * size, 0),
             (d_table + d_items),
         )
 
-    chunks = (jnp.sum(where > 0) + size - 1) // size
+    # All devices take as many chunks as the one with most, so that none waits for a sum in vain.
+    chunks = lax.pmax((jnp.sum(where > 0) + size - 1) // size, data)
     zeros = lambda x: jnp.zeros(x.shape, jnp.float32)
     carry = (jnp.zeros((), jnp.float32), zeros(rows), zeros(table))
     loss, d_rows, d_table = lax.fori_loop(0, chunks, step, carry)
-    d_table = d_table.at[items].add(-weights[:, None] * rows)
-    d_hidden = zeros(hidden).at[source].set(d_rows, mode="drop")
+    d_table = d_table.at[wanted].add(-weights[:, None] * rows, mode="drop")
+    d_hidden = zeros(hidden).at[source].set(lax.psum(d_rows, model), mode="drop")
+    loss, d_table = lax.psum((loss, d_table), data)
     return loss, (d_hidden.astype(hidden.dtype), d_table.astype(table.dtype))
 
 
-def _chunk(rows, table, items, weights):
-    """Loss of rows [C, D]; its gradient by them; by the table, the targets' part left out."""
+def _chunk(rows, table, wanted, weights, filling, model):
+    """Loss of rows [C, D]; its gradient by them; by the table, the targets' part left out.
+
+    The gradient by the rows is this device's share of the sum over ``model``; ``wanted`` is out
+    of range where the target is on another device, ``filling`` marks rows that are no items.
+    """
     dot = lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32)
     logits = dot(rows, table.T)  # [C, I]
-    peak = logits.max(axis=1, keepdims=True)
+    if filling is not None:
+        logits = jnp.where(filling[None], -jnp.inf, logits)
+    peak = lax.pmax(logits.max(axis=1, keepdims=True), model)
     unnormalised = jnp.exp(logits - peak)
-    total = unnormalised.sum(axis=1, keepdims=True)
-    targets = table[items].astype(jnp.float32)
-    nll = (peak + jnp.log(total))[:, 0] - (rows * targets).sum(axis=1)
+    targets = jnp.take(table, wanted, axis=0, mode="fill", fill_value=0).astype(jnp.float32)
+    own = (rows * targets).sum(axis=1)
+    total, own = lax.psum((unnormalised.sum(axis=1, keepdims=True), own), model)
+    nll = (peak + jnp.log(total))[:, 0] - own
     probability = (unnormalised * (weights[:, None] / total)).astype(table.dtype)
     d_rows = dot(probability, table) - weights[:, None] * targets
     return (weights * nll).sum(), d_rows, dot(probability.T, rows)

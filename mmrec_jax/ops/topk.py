@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
+from mmrec_jax.ops import across
 from mmrec_jax.types import Array, Query
 
 ABSENT = 2**30  # the rank of whatever is in no list: beyond every cut, also beyond the catalogue
@@ -31,10 +33,33 @@ def best(scores: Array, query: Query, k: int) -> tuple[Array, Array]:
 
     Places for which no item is left hold -1; ``k`` may exceed the number of items.
     """
-    value, item = lax.top_k(_sortable(mask(scores, query)), min(k, scores.shape[1]))
+    value, item = _largest(_sortable(mask(scores, query)), min(k, scores.shape[1]))
     item = jnp.where(value > -jnp.inf, item, -1)  # False for NaN too
     fill = ((0, 0), (0, k - item.shape[1]))
     return jnp.pad(item, fill, constant_values=-1), jnp.pad(value, fill)
+
+
+def _largest(scores, k):
+    """``lax.top_k`` of sortable scores [B, I]: each device lists its share, then lists merge."""
+    mesh = across.mesh()
+    if mesh is None:
+        return lax.top_k(scores, k)
+    size = len(scores)
+    scores = across.pad(scores, mesh.shape["data"])
+    scores = across.pad(scores, mesh.shape["model"], axis=1, fill=-jnp.inf)
+    share = scores.shape[1] // mesh.shape["model"]
+
+    def merge(scores):
+        value, item = lax.top_k(scores, min(k, share))
+        item += lax.axis_index("model") * share
+        # Shares stand in order of their items, so that ties still fall to the smaller item.
+        value, item = (lax.all_gather(x, "model", axis=1, tiled=True) for x in (value, item))
+        value, place = lax.top_k(value, k)
+        return value, jnp.take_along_axis(item, place, axis=1)
+
+    cut = dict(in_specs=P("data", "model"), out_specs=P("data"), check_vma=False)
+    value, item = jax.shard_map(merge, **cut)(scores)
+    return value[:size], item[:size]
 
 
 def target_ranks(scores: Array, query: Query) -> Array:
@@ -133,13 +158,26 @@ def neighbours(
 
 @partial(jax.jit, static_argnums=(0, 2, 3, 4))
 def _blockwise(similarity, operands, size, k, block):
-    """Top-k values and columns of every row, two [size, k], one block of rows after another."""
+    """Top-k values and columns of every row, two [size, k], one block of rows after another.
 
-    def part(start):
-        rows = jnp.minimum(start + jnp.arange(block), size - 1)  # the last block repeats a row
-        return lax.top_k(_sortable(similarity(operands, rows)), k)
+    Each device takes its share of the blocks; all hold ``operands`` and the result whole.
+    """
 
-    value, col = lax.map(part, jnp.arange(0, size, block))
+    def blocks(operands, starts):
+        def part(start):
+            rows = jnp.minimum(start + jnp.arange(block), size - 1)  # the last block repeats a row
+            return lax.top_k(_sortable(similarity(operands, rows)), k)
+
+        return lax.map(part, starts)
+
+    starts, mesh = jnp.arange(0, size, block), across.mesh()
+    if mesh is None:
+        value, col = blocks(operands, starts)
+    else:  # whole blocks to each device: the same products as on one, bit for bit
+        starts = across.pad(starts, mesh.size)
+        cut = dict(in_specs=(P(), P(across.AXES)), out_specs=P(across.AXES), check_vma=False)
+        value, col = jax.shard_map(blocks, **cut)(operands, starts)
+        value, col = lax.with_sharding_constraint((value, col), P())  # for every host to read
     return value.reshape(-1, k)[:size], col.reshape(-1, k)[:size]
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from mmrec_jax import report
+from mmrec_jax import hosts, report
 from mmrec_jax.ops import quantize
 from mmrec_jax.types import Array, Context, Dataset, UserError
 
@@ -210,7 +210,8 @@ def finish(run, data: Dataset, ctx: Context, variables, workdir: str | Path) -> 
     """
     model, workdir = run.model({}), Path(workdir)
     rep = jax.jit(lambda v, ctx: model.apply(v, ctx, method="represent"))(variables, ctx)
-    before = np.asarray(rep.codes)
+    rep = hosts.whole(rep)
+    before = rep.codes
     after = quantize.deduplicated(model.unique, before, rep.residual, rep.codebook)
     sizes = list(model.sizes)
     sizes += [int(after[:, -1].max()) + 1] * (after.shape[1] - len(sizes))
