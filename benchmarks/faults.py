@@ -5,9 +5,9 @@
 Runs and sweeps of seconds are started by ``launch.py``, each in a process of its own, disturbed at
 random moments or in random bytes, and started again. A case has survived if the end is that of an
 undisturbed run (parameters bit for bit, metrics, log, results by user) or one clear line of error
-that names the file and leaves the last good state as it was. Filling a disk and a disk to read only need
-the right to mount; without it those cases are left out, and the table says so. Some 15 minutes on
-two processors.
+that names the file and leaves the last good state as it was. Filling a disk and a disk to read
+only need the right to mount; without it those cases are left out, and the table says so. Some 15
+minutes on two processors.
 """
 
 from __future__ import annotations

@@ -228,9 +228,9 @@ class LowRank(nn.Module):
     """A matrix of its own for each node, of low rank, which a meta-network makes of its knowledge.
 
     A layer that stays as it was drawn (collection ``fixed``) narrows the knowledge, and no gradient
-    passes it. From there two perceptrons give the factors [D, r] and [r, D] of every node, together of length one; to
-    each the mean over the nodes is added, and a softmax runs over its rows. Ma et al., "REARM",
-    ACM MM 2025, https://arxiv.org/abs/2508.13745.
+    passes it. From there two perceptrons give the factors [D, r] and [r, D] of every node, together
+    of length one; to each the mean over the nodes is added, and a softmax runs over its rows. Ma et
+    al., "REARM", ACM MM 2025, https://arxiv.org/abs/2508.13745.
 
     Attributes:
       rank: r.

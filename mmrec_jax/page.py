@@ -35,7 +35,7 @@ _SHOWN = {  # keys of a run's summary that have a place on the page
     "name", "data", "protocol", "seed", "split_hash", "test", "valid", "slices", "beyond", "split",
     "explain", "epochs", "best_epoch", "seconds_per_epoch", "seconds_per_evaluation",
     "compile_seconds", "forecast_memory_bytes", "peak_memory_bytes", "model_bytes", "parameters",
-    "test_evaluations", "versions", "device", "data_notes", "config", "exposure",
+    "test_evaluations", "versions", "device", "mesh", "data_notes", "config", "exposure",
 }  # fmt: skip
 # --- while a run ends ---
 
@@ -445,7 +445,11 @@ def _defaults() -> dict[str, str] | None:
 
 
 def _environment(summary: Mapping) -> str:
-    facts = {f"device {key}": value for key, value in (summary.get("device") or {}).items()}
+    facts = {
+        f"{part} {key}": value
+        for part in ("device", "mesh")
+        for key, value in (summary.get(part) or {}).items()
+    }
     return markup.pairs({**facts, **(summary.get("versions") or {})}, "What computed this")
 
 

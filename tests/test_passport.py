@@ -247,14 +247,14 @@ def test_other_test_labels_leave_a_sweep_as_it_is(tmp_path, monkeypatch, mode, h
 
 def test_each_look_at_test_is_counted(tmp_path):
     train.train(tiny(popularity), tmp_path)
-    count = lambda: json.loads((tmp_path / "summary.json").read_text())["test_evaluations"]
+    count = lambda: report.read_summary(tmp_path)["test_evaluations"]
     assert count() == 1
-    before = json.loads((tmp_path / "summary.json").read_text())
+    before = report.read_summary(tmp_path)
     means = evaluate.evaluate(tmp_path)
     assert count() == 2 and means == pytest.approx(before["test"])
     evaluate.evaluate(tmp_path, "valid")
     assert count() == 2
-    after = json.loads((tmp_path / "summary.json").read_text())
+    after = report.read_summary(tmp_path)
     assert after == before | {"test_evaluations": 2}
     train.train(tiny(popularity), tmp_path)  # a finished run that is started again is tested again
     assert count() == 3
