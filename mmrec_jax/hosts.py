@@ -72,7 +72,22 @@ def several() -> bool:
 
 def first() -> bool:
     """Whether this process is the one that writes and tells."""
-    return not several() or jax.process_index() == 0
+    return number() == 0
+
+
+def count() -> int:
+    """How many processes take part."""
+    return jax.process_count() if several() else 1
+
+
+def number() -> int:
+    """Which of them this is, from 0."""
+    return jax.process_index() if several() else 0
+
+
+def each(mine: np.ndarray) -> np.ndarray:
+    """What every host has of the same shape as ``mine``, in their order, [hosts, ...]."""
+    return np.asarray(multihost_utils.process_allgather(mine)) if several() else mine[None]
 
 
 def place(x: Array | np.ndarray, where: Sharding) -> Array:
@@ -122,7 +137,7 @@ def check_same(**what: Any) -> None:
     """
     for name, value in what.items() if several() else ():
         mine = np.uint32(zlib.crc32(str(value).encode()))
-        if np.unique(multihost_utils.process_allgather(mine)).size > 1:
+        if np.unique(each(mine)).size > 1:
             raise UserError(
                 f"the {name} differs between the processes of the run; start all with the same"
             )
@@ -130,4 +145,4 @@ def check_same(**what: Any) -> None:
 
 def agree(fine: bool) -> bool:
     """Whether all is fine on every host."""
-    return bool(multihost_utils.process_allgather(fine).all()) if several() else fine
+    return bool(each(np.asarray(fine)).all())

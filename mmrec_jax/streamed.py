@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmrec_jax import hosts
 from mmrec_jax.types import Array, Dataset, Interactions, PyTree, TrainState, UserError
 
 _PASS = 256  # records read at a time where all are
@@ -66,14 +67,27 @@ class Streamed(Interactions):
         return int(np.sort(self._rows)[::-1][:most].sum())
 
     def epoch(self, seed: Sequence[int]) -> Iterator[Interactions]:
-        """The parts of an epoch, in an order that ``seed`` decides; every record is in one."""
+        """The parts of an epoch, in an order that ``seed`` decides; every record is in one.
+
+        Of several hosts each reads its share of the records of a part, and tells the others.
+        """
         order = np.random.default_rng(seed).permutation(len(self._rows))
-        return map(self.records, np.array_split(order, self.parts))
+        return map(self._shared, np.array_split(order, self.parts))
+
+    def _shared(self, numbers: np.ndarray) -> Interactions:
+        shares = np.array_split(numbers, hosts.count())
+        rows = [int(self._rows[share].sum()) for share in shares]
+        mine = self.records(shares[hosts.number()])
+        padded = np.zeros((2, max(rows)), np.int32)
+        padded[:, : len(mine)] = mine.user, mine.item
+        told = zip(hosts.each(padded), rows, strict=True)
+        return Interactions(*np.concatenate([part[:, :size] for part, size in told], axis=1))
 
     def records(self, numbers: np.ndarray) -> Interactions:
-        """The interactions of some records, one or more."""
+        """The interactions of some records."""
         read = self._read(numbers.tolist())
-        return Interactions(*(np.concatenate([r[key] for r in read]) for key in ("user", "item")))
+        join = lambda key: np.concatenate([np.zeros(0, np.int32), *(r[key] for r in read)])
+        return Interactions(join("user"), join("item"))
 
     def of(self, asked: np.ndarray) -> Interactions:
         """Those of the users that are marked in ``asked`` [U].

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrec_jax import evaluate, hosts, mesh, report
+from mmrec_jax import evaluate, hosts, mesh, report, streamed
 from mmrec_jax.types import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -177,6 +177,23 @@ def share(folder):
         got = topk.knn(x, 3, block=6)
     for part, expected in zip(got, topk.knn(x, 3, block=6), strict=True):
         np.testing.assert_array_equal(part, expected)
+
+    sizes = np.array([3, 1, 4, 1, 5])  # of records that stay on disk
+    ends, read = np.cumsum(sizes), []
+
+    def records(numbers):
+        read.extend(numbers)
+        rows = [np.arange(ends[n] - sizes[n], ends[n], dtype=np.int32) for n in numbers]
+        return [{"user": row, "item": row + 100} for row in rows]
+
+    parts = list(streamed.Streamed(records, sizes, 8, 14, 114).epoch([0]))
+    order = np.random.default_rng([0]).permutation(5)
+    dealt = np.array_split(order, 2)  # 14 rows, 8 at most at once
+    for part, numbers in zip(parts, dealt, strict=True):
+        expected = np.concatenate([np.arange(ends[n] - sizes[n], ends[n]) for n in numbers])
+        np.testing.assert_array_equal(part.user, expected)
+        np.testing.assert_array_equal(part.item, expected + 100)
+    assert read == [n for numbers in dealt for n in np.array_split(numbers, 2)[mine]]
     print("shared", mine)
 
 
