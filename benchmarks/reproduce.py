@@ -8,7 +8,7 @@ The second command trains nothing: it sets what is published beside what finishe
 ``--data`` is the folder that holds ``baby/``, ``lastfm2k/`` and so on. Each method tries every
 setting of its grid, or at most ``TRIALS`` drawn from it, with seed 0; the setting that validates
 best runs with the other seeds. Finished runs are not repeated, and one that was cut off goes on,
-so the command may be killed and called again, or called once per method side by side (``--only``).
+so the command may be killed and called again, or called for some methods at a time (``--only``).
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("section", choices=[*SECTIONS, "published"])
     parser.add_argument("--data", default="data", help="folder with the data sets")
     parser.add_argument("--runs", default="runs", help="folder for the runs")
-    parser.add_argument("--only", help="one row of the section")
+    parser.add_argument("--only", help="rows of the section, separated by commas")
     parser.add_argument("--seeds", type=int, default=3, help="runs of the chosen setting")
     parser.add_argument("--into", help="Markdown file with a region of the section's name")
     given = parser.parse_args()
@@ -214,9 +214,11 @@ def section(given: argparse.Namespace) -> str:
     """The table of a section, whose runs are made where they are not there."""
     source, metrics, rows, *facts = SECTIONS[given.section]
     folder = Path(given.runs) / given.section
-    chosen = []
+    chosen, only = [], given.only.split(",") if given.only else [row[0] for row in rows]
+    if unknown := set(only) - {row[0] for row in rows}:
+        raise SystemExit(f"--only: {min(unknown)} is none of {', '.join(row[0] for row in rows)}")
     for label, config, grid in rows:
-        if given.only in (None, label):
+        if label in only:
             make = lambda setting, seed, config=config: configuration(
                 config, f"{given.data}/{source}", setting, seed
             )
