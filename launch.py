@@ -206,9 +206,8 @@ def fail(error):
     if text[0] == text[-1] == "'":  # ml_collections quotes the whole message
         text = text[1:-1]
     print(f"error: {text}", file=sys.stderr)
-    from mmrec_jax import hosts
-
-    if hosts.several():  # an orderly exit would wait for the others
+    hosts = sys.modules.get("mmrec_jax.hosts")  # not there yet where a flag is mistyped
+    if hosts and hosts.several():  # an orderly exit would wait for the others
         sys.stderr.flush()
         os._exit(2)
     sys.exit(2)
