@@ -108,6 +108,11 @@ def needs_scores(case):
         pytest.skip("ranks no items")
 
 
+def test_no_hyper_parameter_hides_a_method(case):
+    hidden = [f.name for f in dataclasses.fields(case.run.method) if hasattr(Recommender, f.name)]
+    assert {name for name in hidden if callable(getattr(Recommender, name))} == set()
+
+
 def test_scores_are_finite_and_repeatable(case):
     needs_scores(case)
     variables = case.variables()

@@ -27,7 +27,7 @@ HYPER = {
     "user_k": "num_user_co",
     "item_co_weight": "ii_co_weight",
     "user_co_weight": "uu_co_weight",
-    "rank": "rank",
+    "meta_rank": "rank",
     "contrast_weight": "cl_loss_weight",
     "temperature": "cl_tmp",
     "orthogonal_weight": "diff_loss_weight",
@@ -201,7 +201,7 @@ def test_graphs_are_the_authors(side):
 @functools.cache
 def _frozen(names):
     """Parameters and program of tiny models, the raw features frozen."""
-    model = REARM(Spec(5, 6, feature_dims=names), dim=4, item_k=2, user_k=2, rank=2, **PLAIN,
+    model = REARM(Spec(5, 6, feature_dims=names), dim=4, item_k=2, user_k=2, meta_rank=2, **PLAIN,
                   finetune_features=False)  # fmt: skip
     return model, jax.jit(functools.partial(_both, model))
 

@@ -31,7 +31,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.user_shares = ()
     config.model.item_co_weight = 0.2
     config.model.user_co_weight = 0.4
-    config.model.rank = 3
+    config.model.meta_rank = 3
     config.model.self_dropout = 0.4
     config.model.cross_dropout = 0.6
     config.model.contrast_weight = 5e-6
@@ -52,7 +52,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "model.item_shares": image_text(0.2),
         "model.user_shares": image_text(0.0),
         "model.user_co_weight": 0.9,
-        "model.rank": 7,
+        "model.meta_rank": 7,
         "model.self_dropout": 1.0,
         "model.cross_dropout": 0.2,
         "model.contrast_weight": 1e-3,

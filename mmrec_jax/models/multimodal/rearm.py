@@ -40,7 +40,7 @@ class REARM(Recommender):
       item_k, user_k: K of co-occurrence and of similarity; a node is among its own similar ones.
       item_shares, user_shares: ``(modality, weight)`` in the graphs of similarity; empty: alike.
       item_co_weight, user_co_weight: of co-occurrence in these graphs; the rest has similarity.
-      rank: of the meta-network's matrices.
+      meta_rank: of the meta-network's matrices.
       self_dropout, cross_dropout: of attention weights.
       contrast_weight, temperature: of the contrast between modalities.
       orthogonal_weight: of the loss that keeps modalities different.
@@ -58,7 +58,7 @@ class REARM(Recommender):
     user_shares: tuple[tuple[str, float], ...] = ()
     item_co_weight: float = 0.2
     user_co_weight: float = 0.4
-    rank: int = 3
+    meta_rank: int = 3
     self_dropout: float = 0.4
     cross_dropout: float = 0.6
     contrast_weight: float = 5e-6
@@ -113,7 +113,7 @@ class REARM(Recommender):
         self.cross = {f"{o}_{n}": layers.NumberAttention(self.cross_dropout) for o, n in pairs}
         self.norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
         self.bend = nn.PReLU(negative_slope_init=0.25)
-        self.user_meta, self.item_meta = (layers.LowRank(self.rank) for _ in range(2))
+        self.user_meta, self.item_meta = (layers.LowRank(self.meta_rank) for _ in range(2))
 
     def represent(self, ctx: Context) -> dict[str, Array]:
         ids, *views = self._nodes(ctx, deterministic=True)
