@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mmrec_jax.ops import softmax
 from mmrec_jax.types import Array
 
 _LOGITS = 2**23  # of a contrast over all rows, held at a time: 32 MB
-_NEVER = -1e9  # a logit that cannot win; finite, so that a batch of padding alone gives zero
 
 
 def masked_mean(values: Array, where: Array) -> Array:
@@ -80,32 +80,18 @@ def sampled_softmax(positive: Array, negative: Array, where: Array) -> Array:
     return masked_mean(jax.nn.logsumexp(scores, axis=-1) - positive, where)
 
 
-def infonce(
-    anchor: Array,
-    positive: Array,
-    where: Array,
-    temperature: float | Array,
-    candidates: Array | None = None,
-) -> Array:
-    """Contrastive loss: of each anchor [B, D], its own positive [B, D] among all candidates.
+def infonce(anchor: Array, positive: Array, where: Array, temperature: float | Array) -> Array:
+    """Contrastive loss: of each anchor [B, D], its own positive [B, D] among those of the batch.
 
     The mean over ``where`` [B] of ``-log(exp(s(a, p) / t) / sum_c exp(s(a, c) / t))`` with cosine
-    similarity s. Van den Oord et al., "Representation Learning with Contrastive Predictive
-    Coding", 2018, https://arxiv.org/abs/1807.03748.
-
-    Args:
-      anchor, positive: [B, D], of any length.
-      where: weights [B].
-      temperature: t.
-      candidates: [M, D], the positive's own copy among them; None takes the positives of the batch,
-        less those of weight 0.
+    similarity s and temperature t; rows of weight 0 are no candidates c either. Van den Oord et
+    al., "Representation Learning with Contrastive Predictive Coding", 2018,
+    https://arxiv.org/abs/1807.03748.
     """
-    anchor, positive = unit(anchor), unit(positive)
-    logits = anchor @ (positive if candidates is None else unit(candidates)).T / temperature
-    if candidates is None:
-        logits = jnp.where(where[None] > 0, logits, _NEVER)
-    own = jnp.sum(anchor * positive, axis=-1) / temperature
-    return masked_mean(jax.nn.logsumexp(logits, axis=-1) - own, where)
+    own = jnp.arange(len(anchor))
+    return softmax.cross_entropy(
+        unit(anchor) / temperature, unit(positive), own, where, where > 0
+    )
 
 
 def grace(first: Array, second: Array, temperature: float | Array) -> Array:

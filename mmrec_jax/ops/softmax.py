@@ -16,23 +16,27 @@ _ENTRIES = 2**22  # logits held at a time: 16 MB, about the fastest on a CPU
 
 
 @jax.custom_vjp
-def cross_entropy(hidden: Array, table: Array, target: Array, where: Array) -> Array:
+def cross_entropy(
+    hidden: Array, table: Array, target: Array, where: Array, allowed: Array | None = None
+) -> Array:
     """Mean cross-entropy of softmax(hidden @ table.T) at the target items; float32 [].
 
     Exact. Positions of weight 0 cost nothing: the others are gathered and taken in chunks, and the
     loop runs over as many chunks as they fill. Gradients come out of the same pass, while a
-    chunk's logits are still in the cache. Reverse mode only, once; ``where`` gets no gradient.
+    chunk's logits are still in the cache. Reverse mode only, once; ``where`` and ``allowed`` get no
+    gradient.
 
     Args:
       hidden: [M, D].
       table: [I, D].
       target: int32 [M], read only where the weight is positive.
       where: [M] weights, not negative; 0 everywhere gives 0.
+      allowed: bool [I], the items that take part; None for all. A target must be one of them.
     """
-    return _forward(hidden, table, target, where)[0]
+    return _forward(hidden, table, target, where, allowed)[0]
 
 
-def _forward(hidden, table, target, where):
+def _forward(hidden, table, target, where, allowed):
     """The loss, and its gradients by ``hidden`` and ``table``.
 
     On a mesh each device has its share of the positions and of the items; of the logits only
@@ -40,23 +44,22 @@ def _forward(hidden, table, target, where):
     """
     mesh = across.mesh()
     if mesh is None:
-        return _share(hidden, table, target, where, table.shape[0])
+        return _share(hidden, table, target, where, allowed)
     size, items = hidden.shape[0], table.shape[0]
+    allowed = jnp.ones(items, bool) if allowed is None else allowed
     rows = (across.pad(x, mesh.shape["data"]) for x in (hidden, target, where))
     hidden, target, where = rows
-    table = across.pad(table, mesh.shape["model"])
-    share = partial(_share, items=items, data=("data",), model=("model",))
+    table, allowed = (across.pad(x, mesh.shape["model"]) for x in (table, allowed))
+    share = partial(_share, data=("data",), model=("model",))
     data, model = P("data"), P("model")
-    cut = dict(in_specs=(data, model, data, data), out_specs=(P(), (data, model)), check_vma=False)
-    loss, (d_hidden, d_table) = jax.shard_map(share, **cut)(hidden, table, target, where)
+    specs = (data, model, data, data, model), (P(), (data, model))
+    share = jax.shard_map(share, in_specs=specs[0], out_specs=specs[1], check_vma=False)
+    loss, (d_hidden, d_table) = share(hidden, table, target, where, allowed)
     return loss, (d_hidden[:size], d_table[:items])
 
 
-def _share(hidden, table, target, where, items, data=(), model=()):
-    """``_forward`` of one device: ``data`` and ``model`` are the mesh axes that others are on.
-
-    ``items`` counts the rows of the whole table, less those that only fill it up.
-    """
+def _share(hidden, table, target, where, allowed, data=(), model=()):
+    """``_forward`` of one device: ``data`` and ``model`` are the mesh axes that others are on."""
     first = lax.axis_index(model) * table.shape[0]
     size = min(max(8, 2 ** ((_ENTRIES // table.shape[0]).bit_length() - 1)), hidden.shape[0])
     slots = -(-hidden.shape[0] // size) * size
@@ -65,13 +68,12 @@ def _share(hidden, table, target, where, items, data=(), model=()):
     rows, wanted, weights = take(hidden), take(target) - first, take(where.astype(jnp.float32))
     weights /= jnp.maximum(lax.psum(weights.sum(), data), 1e-12)
     wanted = jnp.where((wanted >= 0) & (wanted < table.shape[0]), wanted, table.shape[0])
-    filling = first + jnp.arange(table.shape[0]) >= items if model else None
 
     def step(i, carry):
         loss, d_rows, d_table = carry
         part = lambda x: lax.dynamic_slice_in_dim(x, i * size, size)
         chunk = part(rows), table, part(wanted), part(weights)
-        nll, d_part, d_items = _chunk(*chunk, filling, model)
+        nll, d_part, d_items = _chunk(*chunk, allowed, model)
         return (
             loss + nll,
             lax.dynamic_update_slice_in_dim(d_rows, d_part, i * size, 0),
@@ -89,16 +91,16 @@ def _share(hidden, table, target, where, items, data=(), model=()):
     return loss, (d_hidden.astype(hidden.dtype), d_table.astype(table.dtype))
 
 
-def _chunk(rows, table, wanted, weights, filling, model):
+def _chunk(rows, table, wanted, weights, allowed, model):
     """Loss of rows [C, D]; its gradient by them; by the table, the targets' part left out.
 
     The gradient by the rows is this device's share of the sum over ``model``; ``wanted`` is out
-    of range where the target is on another device, ``filling`` marks rows that are no items.
+    of range where the target is on another device.
     """
     dot = lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32)
     logits = dot(rows, table.T)  # [C, I]
-    if filling is not None:
-        logits = jnp.where(filling[None], -jnp.inf, logits)
+    if allowed is not None:
+        logits = jnp.where(allowed[None], logits, -jnp.inf)
     peak = lax.pmax(logits.max(axis=1, keepdims=True), model)
     unnormalised = jnp.exp(logits - peak)
     targets = jnp.take(table, wanted, axis=0, mode="fill", fill_value=0).astype(jnp.float32)
@@ -112,7 +114,7 @@ def _chunk(rows, table, wanted, weights, filling, model):
 
 def _backward(gradients, cotangent):
     d_hidden, d_table = (g * cotangent.astype(g.dtype) for g in gradients)
-    return d_hidden, d_table, None, None
+    return d_hidden, d_table, None, None, None
 
 
 cross_entropy.defvjp(_forward, _backward)
