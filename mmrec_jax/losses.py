@@ -198,7 +198,7 @@ def uniformity(
       similarity: [B, B]; a pair's distance counts from that of rows with this cosine, so that like
         rows are pushed apart less. Zhou et al., "CM3", 2025, https://arxiv.org/abs/2508.01226.
     """
-    distance = _squared_distances(rows, rows)
+    distance = _own_distances(rows)
     if similarity is not None:
         distance -= 2 - 2 * similarity
     pair = where[:, None] * where[None] * (1 - jnp.eye(len(rows)))
@@ -215,10 +215,11 @@ def mmd(first: Array, second: Array, where: Array, bandwidth: float | Array) -> 
     """
     pair = where[:, None] * where[None]
 
-    def mean(a: Array, b: Array) -> Array:
-        return masked_mean(jnp.exp(_squared_distances(a, b) / (-2.0 * bandwidth**2)), pair)
+    def mean(distance: Array) -> Array:
+        return masked_mean(jnp.exp(distance / (-2.0 * bandwidth**2)), pair)
 
-    return mean(first, first) + mean(second, second) - 2.0 * mean(first, second)
+    within = mean(_own_distances(first)) + mean(_own_distances(second))
+    return within - 2.0 * mean(_squared_distances(first, second, first @ second.T))
 
 
 def similarity_gap(rows: Array, similarity: Array, where: Array) -> Array:
@@ -227,15 +228,29 @@ def similarity_gap(rows: Array, similarity: Array, where: Array) -> Array:
     The distance itself, not its square, as the authors of AlignRec have it (CIKM 2024,
     https://arxiv.org/abs/2403.12384); pairs with a row of weight 0 in ``where`` [B] do not count.
     """
-    gap = jnp.square((rows @ rows.T).astype(jnp.float32) - similarity.astype(jnp.float32))
+    gap = jnp.square(_gram(rows).astype(jnp.float32) - similarity.astype(jnp.float32))
     pair = where[:, None] * where[None]
     return safe_sqrt(jnp.sum(jnp.where(pair > 0, gap * pair, 0.0))) / jnp.maximum(where.sum(), 1.0)
 
 
-def _squared_distances(first: Array, second: Array) -> Array:
-    """[B, C] of rows [B, D] and [C, D], without an array [B, C, D]."""
+def _own_distances(rows: Array) -> Array:
+    """Squared distances [B, B] of all pairs of rows [B, D]; a gradient as for :func:`_gram`."""
+    return _squared_distances(rows, rows, _gram(rows))
+
+
+def _squared_distances(first: Array, second: Array, product: Array) -> Array:
+    """[B, C] of rows [B, D] and [C, D] with inner products [B, C]; no array [B, C, D] is made."""
     squares = [jnp.sum(jnp.square(rows), axis=-1) for rows in (first, second)]
-    return jnp.maximum(squares[0][:, None] + squares[1][None] - 2 * first @ second.T, 0)
+    return jnp.maximum(squares[0][:, None] + squares[1][None] - 2 * product, 0)
+
+
+def _gram(rows: Array) -> Array:
+    """Inner products [B, B] of all pairs of rows [B, D], for losses that treat both alike.
+
+    What comes back is then symmetric, and one product instead of two passes it on.
+    """
+    product = rows @ lax.stop_gradient(rows).T
+    return 2 * product - lax.stop_gradient(product)
 
 
 def unit(rows: Array) -> Array:
