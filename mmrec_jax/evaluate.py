@@ -105,6 +105,7 @@ class Evaluator:
         """
         if self._program is self._traceable:
             self._program = self.trace(variables, hyper, ctx).lower().compile()
+            memory.release()
             name = f"an evaluation of {self._run.config.model.name}"
             memory.check(self._program, name, "eval.block")
         return self._program

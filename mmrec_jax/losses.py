@@ -89,9 +89,7 @@ def infonce(anchor: Array, positive: Array, where: Array, temperature: float | A
     https://arxiv.org/abs/1807.03748.
     """
     own = jnp.arange(len(anchor))
-    return softmax.cross_entropy(
-        unit(anchor) / temperature, unit(positive), own, where, where > 0
-    )
+    return softmax.cross_entropy(unit(anchor) / temperature, unit(positive), own, where, where > 0)
 
 
 def grace(first: Array, second: Array, temperature: float | Array) -> Array:

@@ -307,8 +307,9 @@ class Events:
     def __init__(self, folder: Path, epoch: int, seconds: float = 10.0):
         import socket
 
-        from tensorboardX.proto.event_pb2 import SessionLog
-        from tensorboardX.record_writer import RecordWriter
+        with _without_torch():
+            from tensorboardX.proto.event_pb2 import SessionLog
+            from tensorboardX.record_writer import RecordWriter
 
         self._folder, self._seconds, self._next = folder, seconds, 0.0
         folder.mkdir(parents=True, exist_ok=True)
@@ -342,6 +343,19 @@ class Events:
         """Writes out what is buffered."""
         with naming(self._folder):
             self._file.close()
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Keeps PyTorch out: tensorboardX loads it where it is installed, and has no need of it here."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType] - what an import minds
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["torch"]
 
 
 class Progress:

@@ -447,8 +447,10 @@ def median(workdir: Path, name: str) -> float | None:
 def _compile(run, state, hyper, ctx, arrays) -> tuple[Callable, float]:
     """The epoch, compiled to reuse the memory of the state it is given, and the time that took."""
     began = time.perf_counter()
+    memory.release()
     program = jax.jit(functools.partial(train_epoch, run), donate_argnums=0)
     compiled = program.lower(state, hyper, ctx, arrays).compile()
+    memory.release()
     return compiled, time.perf_counter() - began
 
 
@@ -484,10 +486,12 @@ def summarise(
         entity = run.task.ENTITY
         ids = getattr(data, f"{entity}_ids")[measure.users]
         report.per_query(workdir / f"per_{entity}_{split}.parquet", measured, entity, ids)
+        memory.release()
     finish = getattr(run.task, "finish", None)  # what else a task leaves in the workdir
     facts = facts | finish(run, data, ctx, variables, workdir) if finish else facts
     if "test" in evaluators and evaluators["test"].ranks:
         facts = facts | _of_lists(config, data, ctx, variables, evaluators["test"], hyper or {})
+    memory.release()
     facts = facts | page.look(run, data, ctx, variables, hyper or {}, workdir)
     summary = {
         "name": config.model.name,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 
@@ -98,6 +99,18 @@ def test_importing_loads_no_plotting_no_tensorboard_no_tables():
     code = f"import sys, mmrec_jax.report; print({heavy} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+def test_writing_events_loads_no_pytorch_though_it_is_installed(tmp_path):
+    (tmp_path / "torch.py").write_text("")
+    code = (
+        "import sys; from pathlib import Path; from mmrec_jax.report import Events\n"
+        f"events = Events(Path({str(tmp_path)!r}) / 'events', 0)\n"
+        "events.write({'epoch': 1, 'loss': 0.5}); events.close()\n"
+        "assert 'torch' not in sys.modules; import torch"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)
 
 
 def test_progress_in_a_log_is_one_line_at_first_and_one_at_the_end(capsys):
