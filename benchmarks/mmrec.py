@@ -114,7 +114,7 @@ def _config(folder: Path, epochs: int) -> dict[str, object]:
 def _run(job: dict) -> None:
     """The other process: trains, and writes ``times.json`` into the current folder."""
     sys.path.insert(0, job["source"])
-    _mend()
+    mend()
     import torch
 
     torch.set_num_threads(job["threads"])
@@ -154,7 +154,7 @@ def _run(job: dict) -> None:
     Path("times.json").write_text(json.dumps(times))
 
 
-def _mend() -> None:
+def mend() -> None:
     """Puts back what newer numpy and scipy lack, and stands in for what no model here calls."""
     import scipy.sparse as sp
 

@@ -385,35 +385,10 @@ class Bench:
 
     def ours(self, name: str, data, batch_size: int = 2048, **fields) -> Ours:
         """Our method ``name`` on ``data``, with other values of its ``fields``."""
-        import jax
-        import jax.numpy as jnp
-
-        from mmrec_jax import evaluate, train
-        from mmrec_jax import run as runs
-        from mmrec_jax.checkpoint import variables_of
-
         config = importlib.import_module(f"configs.{name}").get_config()
         config.train.batch_size = batch_size
         config.model.update(fields)
-        run, data, ctx = runs.setup(config, data)
-        arrays = run.task.prepare(data, config)
-        run = runs.count_steps(run, arrays)
-        programs = train.Programs(run)
-        hyper = {"optim.lr": jnp.float32(config.optim.lr)}
-        state = programs.init(jax.random.key(0), hyper, ctx, arrays)
-        program = programs.epoch(state, hyper, ctx, arrays)
-        evaluators = {
-            split: evaluate.Evaluator(run, data, split, config)
-            for split in ("valid", "test")
-            if len(getattr(data, split))
-        }
-
-        def epoch():
-            nonlocal state
-            state, _ = jax.block_until_ready(program(state, hyper, ctx, arrays))
-
-        measure = lambda split: evaluators[split].mean(variables_of(state), {}, ctx)
-        return Ours(epoch, measure, programs.compile_seconds, run.steps)
+        return compiled(config, data)
 
     def of_mmrec(self, model: str, data) -> dict:
         """What MMRec itself takes; nothing without a checkout."""
@@ -465,6 +440,36 @@ class Bench:
         b = a + 1
         stream, multiply = lambda: triad(a, b), lambda: product(square, square)
         return 3 * a.nbytes / _fastest(stream), 2 * 4096**3 / _fastest(multiply)
+
+
+def compiled(config, data) -> Ours:
+    """A run of ``config`` on ``data``, compiled as a run does it."""
+    import jax
+    import jax.numpy as jnp
+
+    from mmrec_jax import evaluate, train
+    from mmrec_jax import run as runs
+    from mmrec_jax.checkpoint import variables_of
+
+    run, data, ctx = runs.setup(config, data)
+    arrays = run.task.prepare(data, config)
+    run = runs.count_steps(run, arrays)
+    programs = train.Programs(run)
+    hyper = {"optim.lr": jnp.float32(config.optim.lr)}
+    state = programs.init(jax.random.key(0), hyper, ctx, arrays)
+    program = programs.epoch(state, hyper, ctx, arrays)
+    evaluators = {
+        split: evaluate.Evaluator(run, data, split, config)
+        for split in ("valid", "test")
+        if len(getattr(data, split))
+    }
+
+    def epoch():
+        nonlocal state
+        state, _ = jax.block_until_ready(program(state, hyper, ctx, arrays))
+
+    measure = lambda split: evaluators[split].mean(variables_of(state), {}, ctx)
+    return Ours(epoch, measure, programs.compile_seconds, run.steps)
 
 
 def _fastest(work: Callable) -> float:

@@ -347,7 +347,7 @@ class Events:
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
-    """Keeps PyTorch out: tensorboardX loads it where it is installed, and has no need of it here."""
+    """Keeps PyTorch out, which tensorboardX loads where it is installed, and does not need."""
     hidden = "torch" not in sys.modules
     if hidden:
         sys.modules["torch"] = None  # pyright: ignore[reportArgumentType] - what an import minds

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import mmrec, sizes
+from benchmarks import mmrec, originals, sizes
 from mmrec_jax.types import Dataset, Interactions, Spec, UserError
 
 ROOT = Path(__file__).parents[1]
@@ -213,5 +213,80 @@ def test_plain_and_tuned_baselines_agree():
     if importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed")
     command = [sys.executable, "-W", "ignore", "-c", BASELINES]  # torch stays out of this process
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+
+
+def test_a_missing_checkout_is_left_out_in_one_line(tmp_path, capsys):
+    arguments = [f"--checkouts={tmp_path}", "--only=mgcn", f"--json={tmp_path / 'rows.json'}"]
+    assert originals.main([*arguments, "--threads=10000"]) == 1  # so many keep all processors
+    said = capsys.readouterr()
+    where = tmp_path.resolve() / "mmrec"
+    assert said.err == f"mgcn: left out, no {where} (github.com/enoche/MMRec)\n"
+    assert not said.out
+    assert not (tmp_path / "rows.json").exists()
+
+
+def test_an_original_that_fails_is_one_line(tmp_path):
+    job = {"method": "simgcl", "checkout": str(tmp_path), "threads": 1}
+    missing = "^theirs: ModuleNotFoundError: No module named '(torch|model|util)'$"
+    with originals.Side("theirs", job) as side, pytest.raises(RuntimeError, match=missing):
+        side.answer()
+
+
+def test_rows_replace_earlier_ones_and_become_a_table():
+    where = {"device": "CPU", "threads": 2, "versions": {"jax": "1", "torch": "2"}}
+    row = {"name": "mgcn/baby/epoch", "original": "a/b", "ours_s": 2.0, "baseline_s": 5.0}
+    row |= {"ratio": 2.5, "repeats": 5}
+    failed = {"name": "rearm/baby/epoch", "original": "c/d", "failed": "theirs: no | memory"}
+    result = originals.merge({"rows": []}, where, failed)
+    result = originals.merge(result, where, {**row, "ours_s": 9.0})
+    result = originals.merge(result, where, row)
+    assert result == {"machine": where, "rows": [row, failed]}
+    assert originals.markdown(result).splitlines() == [
+        "CPU, 2 threads; jax 1, torch 2. Seconds of an epoch.",
+        "",
+        "| method | ours | original | ratio | turns | code |",
+        "|---|---:|---:|---:|---:|---|",
+        "| mgcn | 2.00 | 5.00 | 2.5x | 5 | `a/b` |",
+        "| rearm | | | | | `c/d`: theirs: no / memory |",
+    ]
+
+
+ORIGINAL = """
+import sys, time, types
+from pathlib import Path
+import torch
+from benchmarks import authors, sizes
+from configs.graph import ngcf
+config = ngcf.get_config("baby")
+data = sizes.synthetic(sizes.Size(50, 30, train=300, valid=60, test=70))
+turn = authors.turns("ngcf", Path(sys.argv[1]), config, data)
+one, many = turn(1), turn(101)
+assert .1 < one < 1 and 1 + one < many < 20, (one, many)  # a first step, and 100 others
+"""
+NGCF = """
+import time, torch
+class NGCF(torch.nn.Module):
+    def __init__(self, users, items, graph, args):
+        super().__init__()
+        assert (users, items, graph.shape) == (50, 30, (80, 80))
+        assert args.layer_size == "[64, 64, 64]" and args.mess_dropout == [.1] * 3
+        self.table, self.calls = torch.nn.Parameter(torch.ones(3)), 0
+    def forward(self, user, item, negative, drop_flag):
+        assert user.shape == item.shape == negative.shape == (2048,) and self.training
+        time.sleep(.01 if self.calls % 4 else .1)
+        self.calls += 1
+        return tuple(self.table)
+    def create_bpr_loss(self, user, item, negative):
+        return user * item - negative, None, None
+"""
+
+
+def test_an_epoch_of_theirs_is_its_first_step_and_as_many_others(tmp_path):
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    (tmp_path / "NGCF.py").write_text(NGCF)
+    command = [sys.executable, "-W", "ignore", "-c", ORIGINAL, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert not done.returncode, done.stderr
