@@ -36,6 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     lastfm2k = {
         "data.features": ("all-MiniLM-L6-v2.npy", "vggish.npy"),
         "model.narrowed": ("vggish",),
+        "eval.patience": 50,  # validation falls for the first 20 epochs or so
     }
     return base.parse(config, arg, lastfm2k=lastfm2k)
 
