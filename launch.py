@@ -27,6 +27,7 @@ _K = flags.DEFINE_integer("k", 10, "Items per user for --mode=recommend.")
 _SEEN = flags.DEFINE_bool("seen", False, "Whether to recommend items that the user has already.")
 _PROFILE = flags.DEFINE_bool("profile", False, "Whether training traces an epoch to profile/.")
 _OUTPUT = flags.DEFINE_string("output", None, "File or folder of what is written, or new run.")
+_AGAINST = flags.DEFINE_string("against", None, "Of --mode=compare: the run to compare all with.")
 _METRICS = flags.DEFINE_list("metrics", [], "Of --mode=compare; default what runs were chosen by.")
 _FORGET = flags.DEFINE_string("forget", None, "Table of users, items or both to unlearn.")
 _KNOCKOUT = flags.DEFINE_string("knockout", "", "For --mode=eval, such as 'image:shuffle'.")
@@ -117,7 +118,7 @@ def _run(mode, named):
         if not named:
             raise UserError("--mode=compare needs the directories of runs or sweeps, as in A B")
         output = _OUTPUT.value or "compare"
-        told = compare.compare(named, _METRICS.value, output)
+        told = compare.compare(named, _METRICS.value, output, against=_AGAINST.value)
         print(f"{compare.table(told)}\n\nresults in {output}")
         print(f"baselines with the same budget: --mode=baselines --workdir={named[0]}")
     elif mode == "ablate":

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from absl import logging
 
-from mmrec_jax import report, train
+from mmrec_jax import compare, report, train
 
 TRIALS = 7  # settings per method where a section tunes the grids of the papers
 
@@ -167,6 +167,9 @@ SECTIONS = {
     ),
 }
 
+# section: the row that all others of it are tested against
+AGAINST = {"lastfm2k-tuned": "lightgcn"}
+
 MMREC = "MMRec itself, these files"
 SCI_REP = "[Sci. Rep. 2025](https://doi.org/10.1038/s41598-025-95872-4)"
 ESASREC = "[eSASRec](https://arxiv.org/abs/2508.06450), sampled softmax"
@@ -225,7 +228,26 @@ def section(given: argparse.Namespace) -> str:
             best = best_setting(folder / label, make, space(config, grid), given.seeds)
             report.write_json(folder / f"{label}.json", {"chosen": best, "config": config})
             chosen += best
-    return report.results(chosen, metrics, *facts)
+    table = report.results(chosen, metrics, *facts)
+    reference = folder / f"{AGAINST.get(given.section)}.json"
+    if len(only) == 1 or not reference.exists():
+        return table
+    against = json.loads(reference.read_text())["chosen"][0]
+    return f"{table}\n\n{differences(chosen, metrics[0], against, folder / 'compare')}"
+
+
+def differences(runs: list[Path], metric: str, against: str, output: Path) -> str:
+    """How far all others are from the runs of one row, and whether that could be chance."""
+    tests = compare.compare(runs, [metric], output, against=against)["metrics"][metric]
+    first = tests["over_users"][0]["first"]
+    lines = [f"| against {first} | {metric} | 95 % interval over users | p (Holm) | over seeds |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    for users, seeds in zip(tests["over_users"], tests["over_seeds"], strict=True):
+        cells = [users["second"], f"{users['difference']:+.4f}"]
+        cells += [f"[{users['low']:+.4f}, {users['high']:+.4f}]", f"{users['p_holm']:.4f}"]
+        cells.append("-" if seeds["p"] is None else f"{seeds['p_holm']:.4f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def published(runs: Path) -> str:

@@ -177,6 +177,7 @@ def compare(
     output: str | os.PathLike = "compare",
     resamples: int = RESAMPLES,
     seed: int = 0,
+    against: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Compares finished runs and writes ``compare.md``, ``compare.json`` and ``compare.png``.
 
@@ -186,6 +187,7 @@ def compare(
       output: folder of what is written.
       resamples: of the bootstrap and of the permutation test.
       seed: of both.
+      against: a run or a sweep whose group all others are compared with; None compares all pairs.
 
     Returns:
       What ``compare.json`` holds.
@@ -193,7 +195,8 @@ def compare(
     Raises:
       UserError: runs that cannot be compared, with the name of the run and the reason.
     """
-    read = [_read(path) for path in _expanded(runs)]
+    baseline = _expanded([] if against is None else [against])
+    read = [_read(path) for path in _expanded([*baseline, *runs])]
     metrics = list(metrics) or _usual(read)
     for run in read:
         _check(run, read[0], metrics)
@@ -206,7 +209,7 @@ def compare(
         "groups": [
             {"name": group.name, "runs": group.runs, "seeds": group.seeds} for group in groups
         ],
-        "metrics": _tested(groups, metrics, resamples, seed),
+        "metrics": _tested(groups, metrics, resamples, seed, bool(baseline)),
     }
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -335,10 +338,12 @@ def _names(settings: Mapping[str, _Run]) -> dict[str, str]:
 
 
 def _tested(
-    groups: Sequence[Group], metrics: Sequence[str], resamples: int, seed: int
+    groups: Sequence[Group], metrics: Sequence[str], resamples: int, seed: int, against_first: bool
 ) -> dict[str, dict[str, Any]]:
     """By metric: ``groups`` with their spread, ``users`` and ``seeds`` with the tests of pairs."""
     pairs = list(itertools.combinations(groups, 2))
+    if against_first:
+        pairs = pairs[: len(groups) - 1]  # those of the first with each other one
     rows = [b.by_user(name) - a.by_user(name) for name in metrics for a, b in pairs]
     over_users = iter(paired_rows(np.stack(rows), resamples, seed))
     results = {}

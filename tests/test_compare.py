@@ -212,6 +212,22 @@ def test_metrics_are_chosen_by_name(tmp_path):
     assert list(both["metrics"]) == ["hit@5", "recall@20", "ndcg@20"]
 
 
+def test_all_others_against_one(tmp_path):
+    names = ("graph.a", "graph.b", "graph.c")
+    paths = {name: made(tmp_path / name, name, shift=n / 10) for n, name in enumerate(names)}
+    twin = made(tmp_path / "twin", "graph.b", seed=1, shift=0.1)
+    runs = [*paths.values(), twin]
+    found = compare.compare(runs, output=tmp_path / "out", resamples=99, against=paths["graph.b"])
+    tests = found["metrics"]["recall@20"]["over_users"]
+    assert [(t["first"], t["second"]) for t in tests] == [
+        ("graph.b", "graph.a"),
+        ("graph.b", "graph.c"),
+    ]
+    assert found["groups"][0]["seeds"] == [0, 1]
+    # Its only other seed stands for all of graph.b; the correction is for two tests, not three.
+    np.testing.assert_allclose([t["p_holm"] for t in tests], compare.holm([t["p"] for t in tests]))
+
+
 def test_a_sweep_stands_for_its_winner(tmp_path):
     folder = tmp_path / "sweep"
     for number in range(3):
