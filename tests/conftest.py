@@ -9,7 +9,7 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("NPROC", "1")  # XLA's threads: the workers already fill the cores
     # Most of the time goes into compiling what runs for a moment.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # One folder per worker: JAX writes an entry in place, so another could read half of it. The
 # variables also reach the launchers that tests start.
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
@@ -20,12 +20,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 import jax  # noqa: E402 - it reads the environment when it is imported
 import pytest  # noqa: E402
 
-COMPILING = (
-    "test_every_parameter_receives_gradient",  # their parity tests compare every gradient
-    "test_bfloat16_trains",
-    "test_seeds_side_by_side_equal_lone_runs",
-)
-SLOW_TO_COMPILE = (
+# Each of these compiles an epoch anew, which takes long: all methods have them under `slow`, and by
+# default those of REPRESENTATIVE, or of the gradients those whose parity tests compare none.
+COMPILING = ("test_bfloat16_trains", "test_seeds_side_by_side_equal_lone_runs")
+GRADIENTS = "test_every_parameter_receives_gradient"
+GRADIENTS_COMPARED = (
     "generative.tiger",
     "graph.alpharec",
     "graph.dccf",
@@ -44,7 +43,7 @@ SLOW_TO_COMPILE = (
 
 # What is run with the oldest and the newest JAX too: pytest -m versions.
 VERSIONS = ("test_checkpoint", "test_graph", "test_metrics", "test_prepared", "test_topk")
-VERSIONS_METHODS = (
+REPRESENTATIVE = (
     "baseline.mf",
     "ctr.deepfm",
     "graph.lightgcn",
@@ -60,13 +59,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Each of these compiles an epoch anew, which takes long for these methods.
     for item in items:
         name = getattr(item, "originalname", "")
         method = getattr(item, "callspec", None) and item.callspec.params.get("case")
-        if name in COMPILING and method in SLOW_TO_COMPILE:
+        if name in COMPILING and method not in REPRESENTATIVE:
             item.add_marker(pytest.mark.slow)
-        elif method in VERSIONS_METHODS or item.path.stem in VERSIONS:
+        elif name == GRADIENTS and method in GRADIENTS_COMPARED:
+            item.add_marker(pytest.mark.slow)
+        elif method in REPRESENTATIVE or item.path.stem in VERSIONS:
             item.add_marker(pytest.mark.versions)
 
 

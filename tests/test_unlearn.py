@@ -172,7 +172,10 @@ def requests_of(kind, workdir, folder, share=0.05):
     return write(folder, "\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize("kind,module", [("user", mf), ("item", lightgcn), ("pair", mf)])
+@pytest.mark.parametrize(
+    "kind,module",
+    [("user", mf), pytest.param("item", lightgcn, marks=pytest.mark.slow), ("pair", mf)],
+)
 def test_it_forgets_like_a_new_run_and_keeps_the_rest(runs_of, tmp_path, kind, module):
     trained = runs_of(module)
     path = requests_of(kind, trained, tmp_path)
