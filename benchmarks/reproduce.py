@@ -189,6 +189,7 @@ PUBLISHED = [
     ("lastfm2k", "vbpr", f"{MMREC}, two seeds", 0.2907, 0.1930),
     ("lastfm2k", "bm3", f"{MMREC}, two seeds", 0.3234, 0.2212),
     ("lastfm2k", "freedom", f"{MMREC}, two seeds", 0.4108, 0.2819),
+    ("lastfm2k-tuned", "mgcn", f"{MMREC}, one seed", 0.4311, 0.3024),
     ("beauty", "sasrec", ESASREC, 0.0921, 0.0531),
     ("beauty", "sasrec", "[TIGER](https://arxiv.org/abs/2305.05065), binary loss", 0.0605, 0.0318),
     ("beauty", "sasrec-unmasked", "RecBole's users, full softmax", 0.0830, 0.0416),
