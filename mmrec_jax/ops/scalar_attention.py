@@ -33,9 +33,10 @@ def attend(
 
     @jax.checkpoint
     def block_of(number, q, k, v):
-        # What is largest over b lies at one end of the keys, whichever the sign of the query.
+        # What is largest over b lies at one end of the keys, whichever the sign of the query. It
+        # cancels; its gradient would be 0 / 0 where a key made again rounds off its own maximum.
         ends = k.max(1, keepdims=True), k.min(1, keepdims=True)
-        largest = jnp.where(q > 0, q * ends[0], q * ends[1])
+        largest = lax.stop_gradient(jnp.where(q > 0, q * ends[0], q * ends[1]))
         power = jnp.exp(k[:, :, None] * q[:, None] - largest[:, None])  # [rows, b, a]
         mass = power.sum(1)
         if rng is not None:
