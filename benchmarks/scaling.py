@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))  # as a script it sees only its own folder
 BABY = (19_445, 7_050, 118_551)  # users, items, interactions
 POINTS = {
     "interactions": [(BABY[0] * n, BABY[1] * n, BABY[2] * n * n) for n in (1, 2, 4, 8)],
-    "items": [(50_000, items, 4_000_000) for items in (10_000, 100_000, 1_000_000)],
+    "items": [(200_000, items, 4_000_000) for items in (10_000, 100_000, 1_000_000)],
 }
 METHODS = ("baseline.mf", "graph.lightgcn")
 _STEPS = 30

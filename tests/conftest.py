@@ -22,7 +22,11 @@ import pytest  # noqa: E402
 
 # Each of these compiles an epoch anew, which takes long: all methods have them under `slow`, and by
 # default those of REPRESENTATIVE, or of the gradients those whose parity tests compare none.
-COMPILING = ("test_bfloat16_trains", "test_seeds_side_by_side_equal_lone_runs")
+COMPILING = (
+    "test_bfloat16_trains",
+    "test_seeds_side_by_side_equal_lone_runs",
+    "test_shuffled_features_change_the_scores",
+)
 GRADIENTS = "test_every_parameter_receives_gradient"
 GRADIENTS_COMPARED = (
     "generative.tiger",

@@ -228,7 +228,12 @@ def test_other_test_labels_leave_a_lone_run_as_it_is(tmp_path, monkeypatch, meth
 
 
 @pytest.mark.parametrize(
-    "mode,halving,seeds", [("loop", 0, (0,)), ("loop", 2, (0,)), ("vmap", 2, (0, 3))]
+    "mode,halving,seeds",
+    [
+        ("loop", 0, (0,)),
+        ("loop", 2, (0,)),
+        pytest.param("vmap", 2, (0, 3), marks=pytest.mark.slow),
+    ],
 )
 def test_other_test_labels_leave_a_sweep_as_it_is(tmp_path, monkeypatch, mode, halving, seeds):
     load = datasets.load
