@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from mmrec_jax import losses
 
@@ -74,6 +75,21 @@ def test_alignment_and_uniformity_by_hand():
     calibrated = np.log((2 * np.exp(-(2 - 1)) + np.exp(0)) / 3)
     got = losses.uniformity(rows, jnp.ones(3), scale=1.0, similarity=similarity)
     np.testing.assert_allclose(got, calibrated, rtol=1e-6)
+
+
+def test_losses_over_all_pairs_have_the_gradient_of_their_value():
+    draw = lambda seed: jax.random.normal(jax.random.key(seed), (6, 3))
+    where, other = jnp.array([1.0, 1.0, 0.0, 1.0, 1.0, 1.0]), draw(1)
+    alike = other @ other.T / 9
+    for loss in (
+        lambda x: losses.uniformity(x / 2, where, similarity=alike),
+        lambda x: losses.mmd(x, other, where, 1.5),
+        lambda x: losses.mmd(other, x, where, 1.5),
+        lambda x: losses.similarity_gap(x, alike, where),
+        lambda x: losses.infonce(x, other, where, 0.5),
+        lambda x: losses.infonce(other, x, where, 0.5),
+    ):
+        check_grads(loss, (draw(0),), order=1, modes=("rev",), rtol=1e-2, atol=1e-3)
 
 
 def test_contrastive_losses_of_nothing_are_zero_with_zero_gradients():
