@@ -224,7 +224,7 @@ def test_all_others_against_one(tmp_path):
         ("graph.b", "graph.c"),
     ]
     assert found["groups"][0]["seeds"] == [0, 1]
-    # Its only other seed stands for all of graph.b; the correction is for two tests, not three.
+    # The correction is for two tests, not for the three of all pairs.
     np.testing.assert_allclose([t["p_holm"] for t in tests], compare.holm([t["p"] for t in tests]))
 
 

@@ -52,8 +52,8 @@ def _forward(hidden, table, target, where, allowed):
     table, allowed = (across.pad(x, mesh.shape["model"]) for x in (table, allowed))
     share = partial(_share, data=("data",), model=("model",))
     data, model = P("data"), P("model")
-    specs = (data, model, data, data, model), (P(), (data, model))
-    share = jax.shard_map(share, in_specs=specs[0], out_specs=specs[1], check_vma=False)
+    cut = dict(in_specs=(data, model, data, data, model), out_specs=(P(), (data, model)))
+    share = jax.shard_map(share, **cut, check_vma=False)
     loss, (d_hidden, d_table) = share(hidden, table, target, where, allowed)
     return loss, (d_hidden[:size], d_table[:items])
 
