@@ -5,7 +5,7 @@
 Interactions grow from Baby's 118,551 to 64 times as many, users and items by the root of that, so
 that the matrix stays as full; items grow from 10,000 to a million at 4,000,000 interactions. Every
 point is a process of its own, since peak memory never falls. An epoch of more than 30 steps is the
-time of 30 steps (the median of three turns) times their number. A quarter of an hour on two processors.
+time of 30 steps (the median of three turns) times their number. Some 15 minutes.
 """
 
 from __future__ import annotations
