@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from jax.test_util import check_grads
 
 from mmrec_jax.models.multimodal.rearm import REARM
 from mmrec_jax.ops import graph, scalar_attention
@@ -298,6 +299,14 @@ def test_scalar_attention_drops_weights_at_the_rate(monkeypatch):
     assert not np.allclose(out[:200], out[200:])  # nor for all blocks
     np.testing.assert_array_equal(attend(1.0), zeros)
     np.testing.assert_allclose(attend(0.0), ones, rtol=1e-6)
+
+
+def test_scalar_attention_passes_back_what_dropout_spared(monkeypatch):
+    monkeypatch.setattr(scalar_attention, "_WEIGHTS", 2 * 16)  # two rows at a time, the last padded
+    rng = np.random.default_rng(0)
+    inputs = [jnp.asarray(rng.normal(size=(5, 4)), jnp.float32) for _ in "qkv"]
+    ours = lambda q, k, v: scalar_attention.attend(q, k, v, jax.random.key(0), 0.4)
+    check_grads(ours, inputs, order=1, modes=("rev",), rtol=1e-2, atol=1e-3)
 
 
 def test_features_are_asked_for_by_name(side):
