@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.random import threefry_2x32
 
 from mmrec_jax.types import Array
 
@@ -79,8 +80,9 @@ def _powers(query: Array, key: Array) -> Array:
 def _keep(rng: Array, shape: tuple[int, ...], rate: float | Array) -> Array:
     """Whether dropout spares each weight; 16 random bits for each."""
     size = shape[0] * shape[1] * shape[2]
-    bits = jax.random.bits(rng, (-(-size // 2),), jnp.uint32)
-    bits = lax.bitcast_convert_type(bits, jnp.uint16).ravel()[:size]
+    # ``random.bits`` makes twice the words and throws half away, to be the same however sharded.
+    words = threefry_2x32(jax.random.key_data(rng)[:2], lax.iota(jnp.uint32, -(-size // 2)))
+    bits = lax.bitcast_convert_type(words, jnp.uint16).ravel()[:size]
     return bits.reshape(shape).astype(jnp.float32) >= rate * 2.0**16
 
 
