@@ -54,7 +54,7 @@ def main(argv):
     if len(argv) > 1 and _MODE.value != "compare":
         fail(f"unexpected argument {argv[1]!r}; flags begin with --")
     share_heaps()
-    from mmrec_jax import hosts, report, signals  # after the flags: JAX takes a second to load
+    from mmrec_jax import hosts, signals, store  # after the flags: JAX takes a second to load
     from mmrec_jax.types import UserError
 
     try:
@@ -65,7 +65,7 @@ def main(argv):
     except UserError as error:
         fail(error)
     except OSError as error:
-        fail(report.trouble(error))
+        fail(store.trouble(error))
     except signals.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.status)

@@ -177,11 +177,11 @@ class Bench:
 
     def save(self) -> None:
         """Writes the cases, if there is a file for them."""
-        from mmrec_jax import report
+        from mmrec_jax import store
 
         if self._file:
             cases = [dataclasses.asdict(case) for case in self.cases]
-            report.write_json(self._file, {"cases": cases})
+            store.write_json(self._file, {"cases": cases})
 
     def new(self, like: Path | None = None) -> Path:
         """A workdir that is not there yet, or a copy of ``like``."""
@@ -250,16 +250,16 @@ def differences(mine: Path, whole: Path) -> list[str]:
         if (mine / "results.csv").read_text() != (whole / "results.csv").read_text():
             found.append("results.csv")
         return found + _unlike(mine, whole) + leftovers(mine)
-    from mmrec_jax import report
+    from mmrec_jax import logs, store
 
     found = _unlike(mine, whole)
     logs = [
-        [{k: v for k, v in record.items() if "seconds" not in k} for record in report.read_log(w)]
+        [{k: v for k, v in record.items() if "seconds" not in k} for record in logs.read(w)]
         for w in (mine, whole)
     ]
     found += ["metrics.jsonl"] * (logs[0] != logs[1])
     tables = sorted(path.name for path in whole.glob("per_*.parquet"))
-    read = report.read_per_query
+    read = store.read_per_query
     found += [name for name in tables if not read(mine / name).equals(read(whole / name))]
     drawn = ("curves.png", "report.html")
     found += [name for name in drawn if not (mine / name).exists()]
@@ -711,7 +711,7 @@ def main() -> None:
     parser.add_argument("--readme", help="the same, for two lines")
     parser.add_argument("--keep", help="folder to work in, kept; default one that is removed")
     options = parser.parse_args()
-    from mmrec_jax import report
+    from mmrec_jax import report, store
 
     with contextlib.ExitStack() as stack:
         folder = options.keep or stack.enter_context(tempfile.TemporaryDirectory())
@@ -720,7 +720,7 @@ def main() -> None:
         if options.only != "none":
             measure(bench, options)
     for path in options.join:
-        told = report.read_json(path, "measure it again")["cases"]
+        told = store.read_json(path, "measure it again")["cases"]
         bench.cases += [Case(**case) for case in told]
     bench.save()
     text = f"{markdown(bench.cases)}\n\n{details(bench.cases)}"

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from absl import logging
 
-from mmrec_jax import compare, report, train
+from mmrec_jax import compare, report, store, train
 
 TRIALS = 7  # settings per method where a section tunes the grids of the papers
 
@@ -227,7 +227,7 @@ def section(given: argparse.Namespace) -> str:
                 config, f"{given.data}/{source}", setting, seed
             )
             best = best_setting(folder / label, make, space(config, grid), given.seeds)
-            report.write_json(folder / f"{label}.json", {"chosen": best, "config": config})
+            store.write_json(folder / f"{label}.json", {"chosen": best, "config": config})
             chosen += best
     table = report.results(chosen, metrics, *facts)
     reference = folder / f"{AGAINST.get(given.section)}.json"

@@ -79,7 +79,7 @@ def measure(method: str, num_users: int, num_items: int, interactions: int) -> d
     import jax.numpy as jnp
 
     from benchmarks import sizes
-    from mmrec_jax import memory, report, train
+    from mmrec_jax import memory, train
     from mmrec_jax import run as runs
 
     size = sizes.Size(num_users, num_items, interactions, num_users, num_users, least=3)
@@ -108,7 +108,7 @@ def measure(method: str, num_users: int, num_items: int, interactions: int) -> d
         "step_s": step,
         "epoch_s": step * steps,
         "compile_s": programs.compile_seconds,
-        "peak_memory_bytes": report.peak_memory(),
+        "peak_memory_bytes": memory.peak(),
         "forecast_bytes": memory.needed(program),
     }
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmrec_jax import compare, evaluate, report, train
+from mmrec_jax import compare, evaluate, store, train
 from mmrec_jax import run as runs
 from mmrec_jax.data import knockout
 from mmrec_jax.types import PyTree, Spec, UserError
@@ -86,8 +86,8 @@ def ablate(
         "rows": found,
         "learned_features": learned(variables),
     }
-    report.write_json(workdir / "ablation.json", result)
-    with report.replacing(workdir / "ablation.md") as part:
+    store.write_json(workdir / "ablation.json", result)
+    with store.replacing(workdir / "ablation.md") as part:
         part.write_text(table(result) + "\n")
     return result
 
@@ -124,10 +124,10 @@ def trained(
     Raises:
       UserError: ``workdir`` holds another run, or one that asked others than ``ids``.
     """
-    if report.read_summary(workdir).get("config") != json.loads(config.to_json()):
+    if store.read_summary(workdir).get("config") != json.loads(config.to_json()):
         train.train(config, workdir)
     (file,) = workdir.glob(f"per_*_{split}.parquet")
-    asked, *names = (read := report.read_per_query(file)).column_names
+    asked, *names = (read := store.read_per_query(file)).column_names
     if not np.array_equal(read.column(asked).to_numpy(), ids):
         raise UserError(f"{file}: not the queries of this run; remove {workdir} and start again")
     return {name: read.column(name).to_numpy() for name in names}

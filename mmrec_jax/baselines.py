@@ -19,7 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmrec_jax import data as datasets
-from mmrec_jax import report, space, sweep
+from mmrec_jax import report, space, store, sweep
 from mmrec_jax import run as runs
 from mmrec_jax.types import UserError
 
@@ -63,7 +63,7 @@ def studied(workdir: str | os.PathLike) -> Studied:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return report.read_json(path, "remove it, and start its command again")
+        return store.read_json(path, "remove it, and start its command again")
     except OSError as error:
         raise UserError(f"{path}: no finished run or sweep is here; start it first") from error
 

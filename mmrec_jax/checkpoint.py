@@ -20,7 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from mmrec_jax import hosts, report
+from mmrec_jax import hosts, store
 from mmrec_jax.types import PyTree, TrainState, UserError
 
 
@@ -43,7 +43,7 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, read_only: bool = False):
         self._root = Path(workdir).resolve() / "checkpoints"
-        with report.saving(self._root):
+        with store.saving(self._root):
             self._latest = _manager(self._root / "latest", read_only)
             self._best = _manager(self._root / "best", read_only)
 
@@ -55,7 +55,7 @@ class Checkpoints:
           best: linen variables that validated best, of epoch ``progress["best_epoch"]``.
           progress: JSON-able facts that go with the state.
         """
-        with report.saving(self._root):
+        with store.saving(self._root):
             if progress["best_epoch"] not in self._best.all_steps():
                 _save(self._best, progress["best_epoch"], best, progress)
             self._best.wait_until_finished()  # a state must not outlive the best it speaks of
@@ -120,7 +120,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being written, of the one though the other may fail."""
-        with report.saving(self._root), contextlib.ExitStack() as both:
+        with store.saving(self._root), contextlib.ExitStack() as both:
             for manager in (self._latest, self._best):
                 both.callback(manager.close)
                 both.callback(manager.wait_until_finished)
@@ -142,8 +142,8 @@ def _manager(directory: Path, read_only: bool = False) -> ocp.CheckpointManager:
 
 def _save(manager: ocp.CheckpointManager, epoch: int, tree: PyTree, progress: dict) -> None:
 
-    meta = {"progress": report.sealed(progress), "crc32": _checksums(tree)}
-    meta["shapes"] = report.sealed(_shapes(tree))
+    meta = {"progress": store.sealed(progress), "crc32": _checksums(tree)}
+    meta["shapes"] = store.sealed(_shapes(tree))
     saved = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
     manager.save(epoch, args=saved, force=True)
 
@@ -156,7 +156,7 @@ def _restore(manager: ocp.CheckpointManager, epoch: int, like: PyTree) -> tuple[
     try:
         _check_fit(manager, epoch, like)
         read = _read(manager, epoch, wanted)
-        progress = report.unsealed(read["meta"]["progress"])
+        progress = store.unsealed(read["meta"]["progress"])
     except UnfitError:
         raise
     except Exception as error:  # damage shows as any of a dozen exceptions
@@ -194,7 +194,7 @@ def _check_fit(manager: ocp.CheckpointManager, epoch: int, like: PyTree) -> None
     read = _read(manager, epoch, ocp.args.Composite(meta=ocp.args.JsonRestore()))
     if "shapes" not in read["meta"]:  # written before there were any
         return
-    stored, wanted = report.unsealed(read["meta"]["shapes"]), _shapes(like)
+    stored, wanted = store.unsealed(read["meta"]["shapes"]), _shapes(like)
     for name in sorted({*stored, *wanted}):
         if stored.get(name) != wanted.get(name):
             has, needs = (shapes.get(name, "missing") for shapes in (stored, wanted))

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mmrec_jax import report
+from mmrec_jax import report, store
 from mmrec_jax.types import Array, UserError
 
 RESAMPLES = 10_000
@@ -213,11 +213,11 @@ def compare(
     }
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    report.write_json(output / "compare.json", result)
-    with report.replacing(output / "compare.md") as part:
+    store.write_json(output / "compare.json", result)
+    with store.replacing(output / "compare.md") as part:
         part.write_text(table(result) + "\n", encoding="utf-8")
     plot(result, output / "compare.png")
-    return report.plain(result)
+    return store.plain(result)
 
 
 def _expanded(paths: Sequence[str | os.PathLike]) -> list[Path]:
@@ -228,7 +228,7 @@ def _expanded(paths: Sequence[str | os.PathLike]) -> list[Path]:
         if (path / "sweep.json").exists():
             if not (path / "summary.json").exists():
                 raise UserError(f"{path}: the sweep has not ended; start it again to go on")
-            winner = report.read_summary(path).get("winner")
+            winner = store.read_summary(path).get("winner")
             if not isinstance(winner, dict) or not winner.get("members"):
                 raise UserError(f"{path}/summary.json: names no winner; start the sweep again")
             members = [path / name for name in winner["members"]]
@@ -251,7 +251,7 @@ def _read(path: Path) -> _Run:
         raise UserError(
             f"{path}: there is no per_user_test.parquet; only runs that were tested can be compared"
         )
-    table = report.read_per_query(tables[0])
+    table = store.read_per_query(tables[0])
     entity = table.column_names[0]
     columns = {name: np.asarray(table[name].to_numpy()) for name in table.column_names}
     order = np.argsort(columns[entity], kind="stable")
@@ -443,5 +443,5 @@ def plot(result: Mapping[str, Any], path: str | os.PathLike) -> None:
         axes.set(title=name, xlabel="second - first")
     panels[0].set_yticks(places, [f"{test['second']} - {test['first']}" for test in pairs])
     panels[0].invert_yaxis()
-    with report.replacing(path) as part:
+    with store.replacing(path) as part:
         figure.savefig(part, format="png", dpi=120)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from mmrec_jax import hosts, memory, mesh, report
+from mmrec_jax import hosts, memory, mesh, store
 from mmrec_jax import run as runs
 from mmrec_jax.data import knockout as knockouts
 from mmrec_jax.types import Array, Context, PyTree, Query, Recommender, UserError
@@ -136,7 +136,7 @@ def evaluate(workdir: str | Path, split: str = "test", knockout: str = "") -> di
     """
     without = functools.partial(knockouts.knock_out, spec=knockout) if knockout else None
     run, data, ctx, variables = runs.load(workdir, without)
-    if split == "test" and not report.read_summary(workdir):
+    if split == "test" and not store.read_summary(workdir):
         raise UserError(
             f"{workdir} has not ended, and test is for what has: train to the end, or --split=valid"
         )
@@ -150,12 +150,12 @@ def evaluate(workdir: str | Path, split: str = "test", knockout: str = "") -> di
 
 def count_tests(workdir: str | Path, times: int = 1) -> None:
     """Notes in the summary of a finished run that it was measured on test so many times more."""
-    with report.alone(workdir, wait=60):
+    with store.alone(workdir, wait=60):
         more = {"test_evaluations": tested(workdir) + times}
-        report.write_json(Path(workdir) / "summary.json", report.read_summary(workdir) | more)
+        store.write_json(Path(workdir) / "summary.json", store.read_summary(workdir) | more)
 
 
 def tested(workdir: str | Path) -> int:
     """How often the run in ``workdir`` has been measured on test, as its summary says."""
-    summary = report.read_summary(workdir)
+    summary = store.read_summary(workdir)
     return summary.get("test_evaluations", int("test" in summary))

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmrec_jax import ablate, compare, report
+from mmrec_jax import ablate, compare, store
 from mmrec_jax import data as datasets
 from mmrec_jax.types import UserError
 
@@ -100,8 +100,8 @@ def leakage(
         "queries": len(ids),
         "leaks": [{"leak": notes[w], "scores": scores(measured[""], measured[w])} for w in given],
     }
-    report.write_json(workdir / "leakage.json", result)
-    with report.replacing(workdir / "leakage.md") as part:
+    store.write_json(workdir / "leakage.json", result)
+    with store.replacing(workdir / "leakage.md") as part:
         part.write_text("\n\n".join([table(result), *details(result)]) + "\n")
     return result
 

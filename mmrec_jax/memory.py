@@ -33,6 +33,20 @@ def available() -> int:
     return physical if text == "max" else min(physical, int(text))
 
 
+def peak() -> int:
+    """Most bytes in use so far: of the fullest device, or of this process where that is unknown."""
+    import resource
+
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [entry["peak_bytes_in_use"] for entry in stats if "peak_bytes_in_use" in entry]
+    status = Path("/proc/self/status")
+    if not peaks and status.exists():  # getrusage would count the process that started this one
+        lines = status.read_text().splitlines()
+        peaks = [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return max(peaks, default=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
 def check(program: Any, name: str, remedy: str) -> None:
     """Raises UserError if a compiled program cannot fit.
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mmrec_jax import hosts, report
+from mmrec_jax import hosts, store
 from mmrec_jax.ops import across
 from mmrec_jax.types import PyTree, Spec, UserError
 
@@ -96,7 +96,7 @@ def as_trained(function: Callable) -> Callable:
     @functools.wraps(function)
     def run(workdir, *args, **options):
         there = Path(workdir, "config.json").exists()
-        section = report.read_config(workdir).get("mesh", {}) if there else {}
+        section = store.read_config(workdir).get("mesh", {}) if there else {}
         shape = section.get(DATA, 1), section.get(MODEL, 1)
         needed, found = shape[0] * shape[1], jax.device_count()
         there = needed == found if hosts.several() else needed <= found

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrec_jax import hosts, markup, plots, report, slices
+from mmrec_jax import hosts, logs, markup, plots, report, slices, store
 from mmrec_jax.types import Array, Context, Dataset, PyTree, UserError
 
 NAME = "report.html"
@@ -148,7 +148,7 @@ def _small(name: str, value: np.ndarray) -> Any:
     """An explaining array for the summary."""
     if value.size > _EXPLAINED or value.ndim > 2:
         raise ValueError(f"explain: {name} is {list(value.shape)}; at most {_EXPLAINED} numbers")
-    return report.plain(value)
+    return store.plain(value)
 
 
 # --- pages ---
@@ -250,8 +250,8 @@ def _draw_sweep(workdir, plan, rows, metric, winner) -> None:
     space = {key: values for key, values in plan.get("space", {}).items() if key != "seed"}
     reached = [{**row["values"], metric: row.get(f"valid/{metric}")} for row in rows]
     plots.sensitivity(space, reached, metric, winner["values"], workdir / "sensitivity.png")
-    logs = {row["run"]: _log(workdir / row["run"]) for row in rows}
-    plots.validation(logs, metric, winner["members"], workdir / "validation.png")
+    records = {row["run"]: _log(workdir / row["run"]) for row in rows}
+    plots.validation(records, metric, winner["members"], workdir / "validation.png")
 
 
 # --- sections of a run ---
@@ -610,20 +610,20 @@ def _hash(value: str | None) -> str | None:
 
 
 def _save(workdir: Path, text: str) -> Path:
-    with report.replacing(workdir / NAME) as part:
+    with store.replacing(workdir / NAME) as part:
         part.write_text(text, encoding="utf-8")
     return workdir / NAME
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return report.read_json(path, "remove it, and start the command of the run again")
+        return store.read_json(path, "remove it, and start the command of the run again")
     except OSError as error:
         raise UserError(f"{path.parent} holds nothing finished to show: {error}") from error
 
 
 def _log(workdir: Path) -> list[dict[str, Any]]:
-    return report.read_log(workdir)
+    return logs.read(workdir)
 
 
 def _leaf(tree: Any, key: str) -> Any:

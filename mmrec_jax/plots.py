@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrec_jax import report
+from mmrec_jax import store
 
 BLUE, ORANGE, GREY = "#2a6ebb", "#c4621a", "#8b9299"
 _POINTS = 4000  # of an embedding map that are drawn; more would cover each other
@@ -40,7 +40,7 @@ def grid(count: int, width: float, height: float) -> tuple[Any, list]:
 
 def save(figure: Any, path: Path) -> Path:
     """Writes a figure as PNG, in one step."""
-    with report.replacing(path) as part, warnings.catch_warnings():
+    with store.replacing(path) as part, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # boxes stand for them
         figure.savefig(part, format="png", dpi=120)
     return path

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from mmrec_jax import hosts, mesh, queries, report
+from mmrec_jax import hosts, mesh, queries, store
 from mmrec_jax import run as runs
 from mmrec_jax.streamed import Streamed
 from mmrec_jax.types import Dataset, Recommender, UserError
@@ -133,5 +133,5 @@ def write(frame: pd.DataFrame, path: str | None) -> None:
         ".csv": lambda part: frame.to_csv(part, index=False),
         ".json": lambda part: frame.to_json(part, orient="records", indent=1),
     }
-    with report.replacing(path) as part:
+    with store.replacing(path) as part:
         writers[Path(path).suffix](part)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: JSON, logs, plots and tables.
+"""Runs in the eyes of a person: progress, curves and tables.
 
 ``python -m mmrec_jax.report RUN RUN ...`` prints a table of finished runs. Libraries that only
 one function needs are imported there, so that importing this module costs next to nothing.
@@ -8,354 +8,19 @@ from __future__ import annotations
 
 import argparse
 import collections
-import errno
 import json
-import math
 import os
-import re
 import statistics
 import sys
-import tempfile
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mmrec_jax import hosts
+from mmrec_jax import hosts, logs, store
 from mmrec_jax.types import UserError
 
 PACKAGES = ("mmrec_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-SEAL = "crc32"  # the key of what a JSON object says about the rest of it
-LOCK = ".lock"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_TOLD = {  # by libraries that say what the system said
-    "No space left|File too large": errno.ENOSPC,
-    "Permission denied": errno.EACCES,
-    "Read-only file system": errno.EROFS,
-}
-
-
-@contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a file name to write to; on success it takes the place of ``path`` in one step.
-
-    Of several processes the first does; what the others write is thrown away.
-
-    Raises:
-      OSError: it cannot be written; the error names ``path``.
-    """
-    path = Path(path)
-    if not hosts.first():
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder, path.name)
-        return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with naming(path, part):
-            yield part
-            with open(part, "rb") as written:
-                os.fsync(written.fileno())
-            os.replace(part, path)
-    finally:
-        with suppress(OSError):  # such as a disk that can only be read
-            part.unlink(missing_ok=True)
-
-
-@contextmanager
-def naming(path: str | os.PathLike, part: str | os.PathLike = "") -> Iterator[None]:
-    """Has an OSError of its body that names no file, or ``part``, name ``path``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or str(error.filename or part) != str(part):
-            raise
-        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
-
-
-@contextmanager
-def saving(path: str | os.PathLike) -> Iterator[None]:
-    """Has an error of the system, whatever a storage library makes of it, name ``path``.
-
-    Raises:
-      OSError: in place of such an error.
-    """
-    try:
-        yield
-    except Exception as error:
-        number = getattr(error, "errno", None)
-        for told, known in _TOLD.items():
-            number = known if re.search(told, str(error)) else number
-        if not number:
-            raise
-        raise OSError(number, os.strerror(number), os.fspath(path)) from error
-
-
-def trouble(error: OSError) -> str:
-    """What went wrong with which file, and what to do, in one line."""
-    if error.errno is None or error.filename is None:
-        return str(error)
-    todo = "; check the path"
-    if error.errno in _FULL:
-        todo = "; make room and start the same command again, what is finished is kept"
-    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        todo = "; change its permissions, or name another --workdir or --output"
-    return f"{os.fspath(error.filename)}: {os.strerror(error.errno)}{todo}"
-
-
-@contextmanager
-def alone(workdir: str | os.PathLike, wait: float = 0.0) -> Iterator[None]:
-    """Makes ``workdir`` and holds it, so that no other process writes there meanwhile.
-
-    The lock is on the open file ``.lock``: it goes with the process, however that ends. What a
-    killed process had half written is removed.
-
-    Args:
-      workdir: of a run or a sweep.
-      wait: seconds to wait for another process.
-
-    Raises:
-      UserError: another process holds it.
-    """
-    import filelock
-
-    if not hosts.first():  # the first holds it for all
-        yield
-        return
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(workdir / LOCK, timeout=wait)
-    try:
-        with naming(workdir / LOCK):
-            lock.acquire()
-    except filelock.Timeout:
-        raise UserError(
-            f"{workdir} is in use by another process; wait for its end, or name another --workdir"
-        ) from None
-    try:
-        for part in workdir.glob(".*.part"):
-            part.unlink(missing_ok=True)
-        yield
-    finally:
-        lock.release()
-
-
-def plain(value: Any) -> Any:
-    """``value`` as what JSON knows: arrays become lists, numbers that are not finite null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes ``value`` as JSON, floats in full; the file is never half written.
-
-    An object is sealed: its key ``crc32`` is the checksum of the others.
-    """
-    value = plain(value)
-    with replacing(path) as part:
-        value = sealed(value) if isinstance(value, dict) else value
-        part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def read_json(path: str | os.PathLike, remedy: str) -> dict[str, Any]:
-    """The object in a file of :func:`write_json`, without its seal.
-
-    Raises:
-      UserError: it is not what was written; ends in ``remedy``.
-    """
-    try:
-        return unsealed(json.loads(Path(path).read_bytes()))
-    except ValueError as error:
-        raise UserError(f"{os.fspath(path)}: damaged, {_short(error)}; {remedy}") from error
-
-
-def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
-    """What ``config.json`` holds."""
-    remedy = "remove it, and start the --mode=train command of this run again"
-    return read_json(Path(workdir) / "config.json", remedy)
-
-
-def read_summary(workdir: str | os.PathLike) -> dict[str, Any]:
-    """What ``summary.json`` holds; empty where nothing has ended."""
-    path = Path(workdir) / "summary.json"
-    remedy = "remove it, and start the command of this run again, which writes it anew"
-    return read_json(path, remedy) if path.exists() else {}
-
-
-def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """An object of JSON with the checksum of its entries as the last."""
-    value = {key: entry for key, entry in value.items() if key != SEAL}
-    return {**value, SEAL: zlib.crc32(json.dumps(value, sort_keys=True).encode())}
-
-
-def unsealed(value: Any) -> dict[str, Any]:
-    """An object of JSON without its checksum; one without, such as you write yourself, is taken.
-
-    Raises:
-      ValueError: no object, or the checksum differs.
-    """
-    if not isinstance(value, dict):
-        raise ValueError("it is no JSON object")
-    if SEAL in value and sealed(value)[SEAL] != value[SEAL]:
-        raise ValueError(f"its checksum differs (if you have edited it, remove its {SEAL})")
-    return {key: entry for key, entry in value.items() if key != SEAL}
-
-
-def _short(error: ValueError) -> str:
-    """What is wrong with a JSON text."""
-    unreadable = isinstance(error, (json.JSONDecodeError, UnicodeDecodeError))
-    return "it is no longer JSON" if unreadable else str(error)
-
-
-def read_log(workdir: str | os.PathLike, until: int | None = None) -> list[dict[str, Any]]:
-    """The epochs' records in ``metrics.jsonl``, less a last line that a crash cut short.
-
-    Args:
-      workdir: of a run.
-      until: the last epoch to read; what follows it may be damaged.
-
-    Raises:
-      UserError: a line is not what was written.
-    """
-    path = Path(workdir) / "metrics.jsonl"
-    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    records = []
-    for number, line in enumerate(lines[:-1][:until], 1):  # after the last newline it is torn
-        try:
-            records.append(unsealed(json.loads(line)))
-        except ValueError as error:
-            raise UserError(
-                f"{path}, line {number}: damaged, {_short(error)}; put back a sound copy, or "
-                f"remove {workdir} and start the same command again"
-            ) from error
-    return [record for record in records if until is None or record["epoch"] <= until]
-
-
-class Log:
-    """Appends one record per epoch to ``metrics.jsonl`` and to TensorBoard's events.
-
-    A run that resumes calls ``rewind`` before its first ``write``.
-    """
-
-    def __init__(self, workdir: str | os.PathLike):
-        self._workdir = Path(workdir)
-        self._workdir.mkdir(parents=True, exist_ok=True)
-        self._path = self._workdir / "metrics.jsonl"
-        self._file = self._events = None
-
-    def rewind(self, epoch: int) -> None:
-        """Forgets what was logged after ``epoch``, the one that the run resumes from.
-
-        Raises:
-          UserError: the log is damaged before, or ends before.
-        """
-        self.close()
-        if not hosts.first():
-            return
-        kept = read_log(self._workdir, epoch)
-        if self._path.exists() and [record["epoch"] for record in kept] != [*range(1, epoch + 1)]:
-            raise UserError(
-                f"{self._path}: damaged, it lacks some of the {epoch} epochs before; put back a "
-                f"sound copy, or remove {self._workdir} and start the same command again"
-            )
-        with replacing(self._path) as part:
-            part.write_text("".join(json.dumps(sealed(record)) + "\n" for record in kept))
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Appends a record, ``{"epoch": 1, "loss": 0.7, "valid/recall@20": 0.1, ...}``."""
-        if not hosts.first():
-            return
-        record = plain(record)
-        if self._file is None or self._events is None:
-            self._file = open(self._path, "a")
-            self._events = Events(self._workdir / "events", record["epoch"])
-        with naming(self._path):
-            self._file.write(json.dumps(sealed(record), allow_nan=False) + "\n")
-            self._file.flush()
-        self._events.write(record)
-
-    def sync(self) -> None:
-        """Has what was written reach the disk, before a checkpoint that speaks of it does."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Writes out what is buffered; a later ``write`` opens the files again."""
-        with naming(self._path), ExitStack() as both:  # of which one may fail
-            for part in (self._events, self._file):
-                if part is not None:
-                    both.callback(part.close)
-            self._file = self._events = None
-
-
-class Events:
-    """TensorBoard's scalars of a run, from ``epoch`` on, in a file of their own.
-
-    Written by the caller's thread: tensorboardX's own waits for ever once the disk is full.
-    """
-
-    def __init__(self, folder: Path, epoch: int, seconds: float = 10.0):
-        import socket
-
-        with _without_torch():
-            from tensorboardX.proto.event_pb2 import SessionLog
-            from tensorboardX.record_writer import RecordWriter
-
-        self._folder, self._seconds, self._next = folder, seconds, 0.0
-        folder.mkdir(parents=True, exist_ok=True)
-        # Without the epoch the name is only of this second.
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{epoch}"
-        self._file = RecordWriter(str(folder / name))
-        self._add(epoch, file_version="brain.Event:2")
-        # Hides what an interrupted run wrote from here on.
-        self._add(epoch, session_log=SessionLog(status=SessionLog.START))
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Adds the numbers of a record."""
-        from tensorboardX.summary import scalar
-
-        for name, value in record.items():
-            if name != "epoch" and isinstance(value, (int, float)):
-                self._add(record["epoch"], summary=scalar(name, value))
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + self._seconds
-            with naming(self._folder):
-                self._file.flush()
-
-    def _add(self, epoch: int, **content: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-
-        with naming(self._folder):
-            event = Event(wall_time=time.time(), step=epoch, **content)
-            self._file.write(event.SerializeToString())
-
-    def close(self) -> None:
-        """Writes out what is buffered."""
-        with naming(self._folder):
-            self._file.close()
-
-
-@contextmanager
-def _without_torch() -> Iterator[None]:
-    """Keeps PyTorch out, which tensorboardX loads where it is installed, and does not need."""
-    hidden = "torch" not in sys.modules
-    if hidden:
-        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType] - what an import minds
-    try:
-        yield
-    finally:
-        if hidden:
-            del sys.modules["torch"]
 
 
 class Progress:
@@ -450,27 +115,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def peak_memory() -> int:
-    """Most bytes in use so far: of the fullest device, or of this process where that is unknown."""
-    import resource
-
-    import jax
-
-    stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    peaks = [entry["peak_bytes_in_use"] for entry in stats if "peak_bytes_in_use" in entry]
-    status = Path("/proc/self/status")
-    if not peaks and status.exists():  # getrusage would count the process that started this one
-        lines = status.read_text().splitlines()
-        peaks = [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return max(peaks, default=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-
-
 def curves(workdir: str | os.PathLike, metric: str = "recall@20") -> Path:
     """Plots ``metrics.jsonl`` to ``curves.png``: loss, and validation at the K of ``metric``."""
     from matplotlib.figure import Figure
 
-    records, path = read_log(workdir), Path(workdir) / "curves.png"
+    records, path = logs.read(workdir), Path(workdir) / "curves.png"
     kind = metric.partition("@")[1:]  # such as ("@", "20"); empty strings where there is no cut
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -488,7 +137,7 @@ def curves(workdir: str | os.PathLike, metric: str = "recall@20") -> Path:
         best = max(scored, key=lambda record: record[f"valid/{metric}"])["epoch"]
         right.axvline(best, color="grey", linestyle=":", label=f"best, epoch {best}")
         right.legend()
-    with replacing(path) as part:
+    with store.replacing(path) as part:
         figure.savefig(part, format="png", dpi=120)
     return path
 
@@ -535,56 +184,6 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def per_query(
-    path: str | os.PathLike, metrics: Mapping[str, np.ndarray], entity: str, ids: np.ndarray
-) -> None:
-    """Writes metrics as Parquet: a row per query, ids in column ``entity``, then the metrics."""
-    import pyarrow
-    from pyarrow import parquet
-
-    columns = {entity: np.asarray(ids)}
-    columns.update((name, np.asarray(value)) for name, value in metrics.items())
-    with replacing(path) as part:
-        table = pyarrow.table(columns)
-        parquet.write_table(table.replace_schema_metadata({SEAL: _checksum(table)}), part)
-
-
-def read_per_query(path: str | os.PathLike) -> Any:
-    """The ``pyarrow.Table`` that :func:`per_query` wrote.
-
-    Raises:
-      UserError: it is not what was written.
-    """
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(path)
-        known = table.schema.metadata or {}
-        if known.get(SEAL.encode(), _checksum(table)) != _checksum(table):
-            raise ValueError("checksum")
-        return table
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise UserError(
-            f"{os.fspath(path)}: damaged, it is no longer Parquet as it was written; "
-            "start the command of the run again, which writes it anew"
-        ) from error
-
-
-def _checksum(table: Any) -> bytes:
-    """The CRC-32 of the names and values of a ``pyarrow.Table``, in digits."""
-    crc = zlib.crc32(repr(table.column_names).encode())
-    for column in table.columns:
-        values = column.to_numpy()
-        content = (
-            "\0".join(map(str, values)).encode() if values.dtype == object else values.tobytes()
-        )
-        crc = zlib.crc32(content, crc)
-    return str(crc).encode()
-
-
 def results(
     runs: Sequence[str | os.PathLike], metrics: Sequence[str], facts: Sequence[str] = ()
 ) -> str:
@@ -612,7 +211,7 @@ def read_run(run: str | os.PathLike) -> tuple[dict[str, Any], str]:
     """The summary of a run and its resolved configuration without the seed, as text."""
     path = Path(run) / "summary.json"
     try:
-        summary = read_summary(run)
+        summary = store.read_summary(run)
         config = {key: value for key, value in summary["config"].items() if key != "seed"}
     except (OSError, KeyError, AttributeError) as error:
         raise UserError(
@@ -688,7 +287,7 @@ def insert(path: str | os.PathLike, text: str, region: str = "results") -> None:
     _, closed, tail = rest.partition(end)
     if not (found and closed):
         raise UserError(f"{os.fspath(path)}: expected the lines {start} and {end}; add them")
-    with replacing(path) as part:
+    with store.replacing(path) as part:
         part.write_text(f"{head}{start}\n{text}\n{end}{tail}", encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmrec_jax import data as datasets
-from mmrec_jax import hosts, limits, mesh, optimize, report, streamed, tables
+from mmrec_jax import hosts, limits, mesh, optimize, store, streamed, tables
 from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.types import Array, Context, Dataset, PyTree, Recommender, TrainState, UserError
 
@@ -162,7 +162,7 @@ def load(
     path = Path(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"{path} does not exist; train with --mode=train --workdir={workdir} first")
-    config = ConfigDict(tuples(report.read_config(workdir)))
+    config = ConfigDict(tuples(store.read_config(workdir)))
     if odd := set(config.get("data", ())) - datasets.KEYS:
         raise UserError(f"{path}: config.data has no key {min(odd)!r}; take it out, or train anew")
     if lacking := {"data", "model", "optim", "train", "eval"} - set(config):

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mmrec_jax import memory, report, signals, train
+from mmrec_jax import logs, memory, signals, train
 from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.types import Array, Context, PyTree, TrainState
@@ -110,8 +110,8 @@ def _map(function: Callable) -> Callable:
 
 def _epoch_if_active(run, state: TrainState, steering, ctx: Context, arrays: PyTree):
     hyper, active = steering
-    new, logs = train.train_epoch(run, state, hyper, ctx, arrays)
-    return jax.tree.map(functools.partial(jnp.where, active), new, state), logs
+    new, training = train.train_epoch(run, state, hyper, ctx, arrays)
+    return jax.tree.map(functools.partial(jnp.where, active), new, state), training
 
 
 def _size(leaf: Any) -> int:
@@ -132,7 +132,7 @@ class Place:
         closing = lambda part: files.enter_context(contextlib.closing(part))
         self.member, self.until = member, until
         self.checkpoints = closing(Checkpoints(member.workdir))
-        self.log = closing(report.Log(member.workdir))
+        self.log = closing(logs.Log(member.workdir))
         found = self.checkpoints.restore(like)
         self.state, self.best, progress = found or (None, None, {})
         self.progress = train.Progress(**progress)
@@ -176,20 +176,20 @@ def fit(
             active = np.pad(active, (0, programs.size - len(places)))
             began = time.perf_counter()
             steering = hyper, programs.own(jnp.asarray(active))
-            states, logs = programs.epoch(states, steering, *programs.shared)
-            logs = jax.device_get(logs)
+            states, training = programs.epoch(states, steering, *programs.shared)
+            training = jax.device_get(training)
             seconds = (time.perf_counter() - began) / active.sum()
             going = [(i, place) for i, place in enumerate(places) if place.active]
             for i, place in going:
                 place.done += 1
-                _note_divergence(place, logs["bad_step"][i], group.run.steps)
+                _note_divergence(place, training["bad_step"][i], group.run.steps)
             going = [(i, place) for i, place in going if not place.diverged]
             means, evaluation = _validate(programs, going, variables_of(states), hyper, group)
             improved = np.zeros(programs.size, bool)
             for i, place in going:
                 record = {"epoch": place.done, "seconds": seconds}
                 record |= {"evaluation_seconds": evaluation} if i in means else {}
-                record |= {name: float(v[i]) for name, v in logs.items() if name != "bad_step"}
+                record |= {name: float(v[i]) for name, v in training.items() if name != "bad_step"}
                 record |= {f"valid/{name}": v for name, v in means.get(i, {}).items()}
                 value = means.get(i, {}).get(place.member.config.eval.metric)
                 improved[i] = place.progress.update(value, place.done, choosing=True)

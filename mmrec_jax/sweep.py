@@ -30,6 +30,7 @@ from ml_collections import ConfigDict
 from mmrec_jax import (
     evaluate,
     limits,
+    logs,
     memory,
     mesh,
     optimize,
@@ -37,6 +38,7 @@ from mmrec_jax import (
     report,
     side_by_side,
     space,
+    store,
     train,
 )
 from mmrec_jax import run as runs
@@ -70,16 +72,16 @@ class Member:
     @property
     def summary(self) -> dict[str, Any]:
         """Its summary; empty if it has not ended, or diverged."""
-        return report.read_summary(self.workdir)
+        return store.read_summary(self.workdir)
 
     def open(self) -> None:
         """Makes the working directory."""
         self.workdir.mkdir(parents=True, exist_ok=True)
-        report.write_json(self.workdir / "config.json", json.loads(self.config.to_json()))
+        store.write_json(self.workdir / "config.json", json.loads(self.config.to_json()))
 
     def give_up(self, error: train.Diverged) -> None:
         """Notes that the run has diverged."""
-        with report.replacing(self.workdir / "diverged.txt") as part:
+        with store.replacing(self.workdir / "diverged.txt") as part:
             part.write_text(f"{error}\n")
 
     @property
@@ -98,7 +100,7 @@ class Member:
         if not self.config.train.epochs:
             values = [self.summary.get("valid", {}).get(metric)]
         else:
-            log = report.read_log(self.workdir)
+            log = logs.read(self.workdir)
             if len(log) < self.summary.get("epochs", 0):
                 raise UserError(
                     f"{self.workdir / 'metrics.jsonl'}: damaged, it lacks epochs; put back a sound "
@@ -338,7 +340,7 @@ class Sweep:
         """Makes the first group, which brings to light most mistakes, and writes nothing."""
         for member in self.members:  # as far as files that are there are sound
             if (member.workdir / "config.json").exists():
-                report.read_config(member.workdir)
+                store.read_config(member.workdir)
             if member.ended:
                 member.reached()
         next(self._groups(self.members))
@@ -529,16 +531,16 @@ def sweep(config: ConfigDict, wanted: Mapping[str, Any], workdir: str | Path) ->
     state.begin()
     if not (workdir / "sweep.json").exists():
         state.prove()
-    with report.alone(workdir):
+    with store.alone(workdir):
         _check_free(workdir, plan)  # again: it may have been someone else's until now
-        report.write_json(workdir / "sweep.json", plan)
+        store.write_json(workdir / "sweep.json", plan)
         best = _search(state, rungs, workdir)
         state.test(members if options.test == "all" else best.members)
         summary = _summary(state, best, plan, time.monotonic() - began)
         write_table(workdir / "results.csv", members)
-        with report.replacing(workdir / "results.md") as part:
+        with store.replacing(workdir / "results.md") as part:
             part.write_text(table(members) + "\n", encoding="utf-8")
-        report.write_json(workdir / "summary.json", summary)
+        store.write_json(workdir / "summary.json", summary)
         page.attach(page.sweep, workdir)
     return summary
 
@@ -618,7 +620,7 @@ def _plan(config, wanted, settings, seeds, rungs) -> dict[str, Any]:
         for start, (until, count) in zip(starts, rungs, strict=False)
     )
     search = {key: options[key] for key in ("trials", "seed", "halving", "min_epochs")}
-    return report.plain(
+    return store.plain(
         {
             "space": space.plain(wanted),
             "search": search,
@@ -642,7 +644,7 @@ def _check_free(workdir: Path, plan: dict[str, Any]) -> None:
         if (workdir / "config.json").exists():
             raise UserError(f"{workdir} holds a run; name another --workdir for the sweep")
         return
-    theirs = report.read_json(path, "remove it, and start the same command again")
+    theirs = store.read_json(path, "remove it, and start the same command again")
     if theirs != plan:
         parts = [key for key in plan if plan[key] != theirs.get(key)]
         raise UserError(
@@ -729,7 +731,7 @@ def write_table(path: Path, members: Sequence[Member]) -> None:
                 row |= {f"{split}/{name}": v for name, v in summary.get(split, {}).items()}
             rows.append(row)
     columns = dict.fromkeys(name for row in rows for name in row)
-    with report.replacing(path) as part, open(part, "w", newline="") as file:
+    with store.replacing(path) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, list(columns))
         writer.writeheader()
         writer.writerows(rows)

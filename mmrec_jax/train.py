@@ -26,6 +26,7 @@ from mmrec_jax import (
     beyond,
     hosts,
     limits,
+    logs,
     memory,
     mesh,
     optimize,
@@ -33,6 +34,7 @@ from mmrec_jax import (
     report,
     signals,
     slices,
+    store,
     streamed,
 )
 from mmrec_jax import evaluate as evaluation
@@ -106,10 +108,10 @@ def train_epoch(
     inputs = (*_order(run, order_key, run.task.size(arrays)), jnp.arange(run.steps))
     (params, collections, opt_state), (parts, counts) = lax.scan(step, carry, inputs)
     finite = jnp.isfinite(parts["loss"])
-    logs = {name: (value * counts).sum() / counts.sum() for name, value in parts.items()}
-    logs["bad_step"] = jnp.where(finite.all(), -1, jnp.argmin(finite))
+    means = {name: (value * counts).sum() / counts.sum() for name, value in parts.items()}
+    means["bad_step"] = jnp.where(finite.all(), -1, jnp.argmin(finite))
     new = TrainState(params, collections, opt_state, state.key, state.epoch + 1)
-    return mesh.keep(new, run), logs
+    return mesh.keep(new, run), means
 
 
 def _order(run: Run, key: Array, size: int) -> tuple[Array, Array]:
@@ -158,9 +160,9 @@ def train(config: ConfigDict, workdir: str | Path, profile: bool = False) -> dic
         if not (workdir / "config.json").exists():
             programs.prove(ctx, arrays, evaluators.get("valid"))
     warn(data)
-    with report.alone(workdir), contextlib.closing(Checkpoints(workdir)) as checkpoints:
+    with store.alone(workdir), contextlib.closing(Checkpoints(workdir)) as checkpoints:
         _check_free(workdir, config)  # again: it may have been someone else's until now
-        report.write_json(workdir / "config.json", json.loads(config.to_json()))
+        store.write_json(workdir / "config.json", json.loads(config.to_json()))
         if config.train.epochs:
             valid = evaluators.get("valid")
             variables, facts = fit(
@@ -203,7 +205,7 @@ def _check_free(workdir: Path, config: ConfigDict) -> None:
     if not there.is_dir():
         raise UserError(f"{there} is a file; name another --workdir")
     path, mine = workdir / "config.json", json.loads(config.to_json())
-    theirs = report.read_config(workdir) if path.exists() else mine
+    theirs = store.read_config(workdir) if path.exists() else mine
     mine, theirs = (
         {key: value for key, value in tree.items() if key not in ("mesh", "sweep")}
         for tree in (mine, theirs)
@@ -358,7 +360,7 @@ def fit(
     first = done = int(state.epoch)
     stack = contextlib.ExitStack()
     with stack:
-        log = stack.enter_context(contextlib.closing(report.Log(workdir)))
+        log = stack.enter_context(contextlib.closing(logs.Log(workdir)))
         bar = stack.enter_context(contextlib.closing(bar or report.Progress(epochs, done)))
         log.rewind(done)
         stack.enter_context(signals.waiting())
@@ -369,16 +371,16 @@ def fit(
             means = {}
             with _tracing(workdir, profile and done == first + 2):
                 with _clock(record, "seconds"):
-                    state, logs = _epoch(run, program, state, steered, ctx, arrays)
-                    logs = {name: float(value) for name, value in logs.items()}
-                check_finite(logs.pop("bad_step"), run.steps * run.calls, done, workdir)
+                    state, training = _epoch(run, program, state, steered, ctx, arrays)
+                    training = {name: float(value) for name, value in training.items()}
+                check_finite(training.pop("bad_step"), run.steps * run.calls, done, workdir)
                 if validate and (done % config.eval.every == 0 or done == epochs):
                     with _clock(record, "evaluation_seconds"):
                         means = validate.mean(variables_of(state), hyper, ctx)
             if progress.update(means.get(config.eval.metric), done, choosing=validate is not None):
                 # The next epoch reuses the memory of the state.
                 best = jax.tree.map(jnp.copy, variables_of(state))
-            log.write({**record, **logs, **{f"valid/{name}": m for name, m in means.items()}})
+            log.write({**record, **training, **{f"valid/{name}": m for name, m in means.items()}})
             stop = signals.asked()
             due = done == last or progress.stopped(config) or done % config.checkpoint.every == 0
             if (due or stop) and best is not None:
@@ -386,7 +388,7 @@ def fit(
                 checkpoints.save(state, best, dataclasses.asdict(progress))
             metric = config.eval.metric
             end = done + progress.patience_left(config)
-            bar.update(done, logs["loss"], metric, means.get(metric), end)
+            bar.update(done, training["loss"], metric, means.get(metric), end)
             if stop:
                 raise signals.Stopped(f" after epoch {done}")
     return best, {
@@ -440,7 +442,7 @@ def _clock(record: dict[str, Any], name: str) -> Iterator[None]:
 
 def median(workdir: Path, name: str) -> float | None:
     """Median over the log of the whole run; the first entry may hold a compilation."""
-    values = [record[name] for record in report.read_log(workdir) if name in record]
+    values = [record[name] for record in logs.read(workdir) if name in record]
     return float(np.median(values[1:] or values)) if values else None
 
 
@@ -485,7 +487,7 @@ def summarise(
         means[split] = run.task.summarise(measured, measure.users)
         entity = run.task.ENTITY
         ids = getattr(data, f"{entity}_ids")[measure.users]
-        report.per_query(workdir / f"per_{entity}_{split}.parquet", measured, entity, ids)
+        store.per_query(workdir / f"per_{entity}_{split}.parquet", measured, entity, ids)
         memory.release()
     finish = getattr(run.task, "finish", None)  # what else a task leaves in the workdir
     facts = facts | finish(run, data, ctx, variables, workdir) if finish else facts
@@ -505,12 +507,12 @@ def summarise(
         "test_evaluations": evaluation.tested(workdir) + ("test" in evaluators),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables.get("params", {}))),
         "model_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(variables)),
-        "peak_memory_bytes": report.peak_memory(),
+        "peak_memory_bytes": memory.peak(),
         **report.environment(),
         **mesh.facts(variables, run),
         "data_notes": {name: note for name, note in data.notes.items() if name != "passport"},
         "config": json.loads(config.to_json()),
     }
-    report.write_json(workdir / "summary.json", summary)
+    store.write_json(workdir / "summary.json", summary)
     report.curves(workdir, config.eval.metric)
     return summary

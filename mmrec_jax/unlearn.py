@@ -38,7 +38,7 @@ import pandas as pd
 from flax import struct
 from ml_collections import ConfigDict
 
-from mmrec_jax import evaluate, losses, page, report, train
+from mmrec_jax import evaluate, logs, losses, page, report, store, train
 from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.data import forget
@@ -199,7 +199,7 @@ def unlearn(
         "epochs": facts["best_epoch"],
         "models": models,
     }
-    report.write_json(output / "unlearn.json", result)
+    store.write_json(output / "unlearn.json", result)
     page.attach(page.run, output)
     return result
 
@@ -229,9 +229,9 @@ def _configured(config: ConfigDict, settings: ConfigDict | None, output: Path) -
 def _begin(output: Path, config: ConfigDict, requests: pd.DataFrame) -> None:
     """Makes the directory of the new run, with all that has been asked of it to forget."""
     output.mkdir(parents=True, exist_ok=True)
-    with report.replacing(config.data.forget) as part:
+    with store.replacing(config.data.forget) as part:
         requests.to_csv(part, index=False)
-    report.write_json(output / "config.json", json.loads(config.to_json()))
+    store.write_json(output / "config.json", json.loads(config.to_json()))
 
 
 def unseen(kept: Dataset, forgotten: Interactions, held_out: float, untrained: float) -> float:
@@ -307,8 +307,8 @@ def _evaluators(run: Run, data: Dataset, kept: Dataset, forgotten: Interactions)
 
 def _seconds(workdir: Path) -> float:
     """What a run took to compile, train and validate."""
-    logged = report.read_log(workdir)
-    compiled = report.read_summary(workdir).get("compile_seconds", 0.0)
+    logged = logs.read(workdir)
+    compiled = store.read_summary(workdir).get("compile_seconds", 0.0)
     names = ("seconds", "evaluation_seconds")
     return compiled + sum(record.get(name, 0.0) for record in logged for name in names)
 

@@ -29,7 +29,7 @@ import pandas as pd
 import pytest
 from absl import flags
 
-from mmrec_jax import data, memory, report
+from mmrec_jax import data, memory, store
 from mmrec_jax.data import prepared
 from mmrec_jax.types import UserError
 
@@ -1295,7 +1295,7 @@ def rewritten(name: str, change: Callable[[dict], object]) -> Callable:
     def write(folder: Path) -> None:
         content = json.loads((folder / name).read_text())
         change(content)
-        report.write_json(folder / name, content)
+        store.write_json(folder / name, content)
 
     return write
 

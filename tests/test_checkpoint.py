@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs.graph import lightgcn
-from mmrec_jax import checkpoint, evaluate, report, train
+from mmrec_jax import checkpoint, evaluate, logs, train
 from mmrec_jax import run as runs
 from mmrec_jax.types import UserError
 
@@ -43,8 +43,8 @@ def stop_after(monkeypatch, epoch):
         if record["epoch"] == epoch:
             raise KeyboardInterrupt
 
-    original = report.Log.write
-    monkeypatch.setattr(report.Log, "write", write)
+    original = logs.Log.write
+    monkeypatch.setattr(logs.Log, "write", write)
 
 
 def leaves(workdir):
@@ -60,7 +60,7 @@ def assert_same_run(workdir, summary, undisturbed):
     logged = [
         [
             {name: value for name, value in record.items() if "seconds" not in name}
-            for record in report.read_log(w)
+            for record in logs.read(w)
         ]
         for w in (workdir, undisturbed[0])
     ]
@@ -139,7 +139,7 @@ def test_a_finished_run_is_not_trained_again(undisturbed):
     summary = train.train(tiny(), undisturbed[0])
     for name in ("test", "seconds_per_epoch", "seconds_per_evaluation"):
         assert summary[name] == undisturbed[1][name]
-    assert len(report.read_log(undisturbed[0])) == summary["epochs"]
+    assert len(logs.read(undisturbed[0])) == summary["epochs"]
 
 
 @unretrieved

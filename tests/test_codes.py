@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from configs.generative import rkmeans as rkmeans_config
 from configs.generative import rqvae as rqvae_config
 from mmrec_jax import data as datasets
-from mmrec_jax import evaluate, recommend, report, train
+from mmrec_jax import evaluate, recommend, store, train
 from mmrec_jax.models.generative.rkmeans import ResidualKMeans
 from mmrec_jax.models.generative.rqvae import RQVAE
 from mmrec_jax.ops import quantize
@@ -407,12 +407,12 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("name", ["rkmeans", "rqvae"])
 def test_a_run_leaves_codes_for_every_item(trained, name):
     workdir, summary = trained[name]
-    health = report.read_json(workdir / "codes.json", "")
+    health = store.read_json(workdir / "codes.json", "")
     table = pq.read_table(workdir / "codes.parquet")
     levels = len(health["sizes"])
     assert table.column_names == ["item", *(f"code_{n}" for n in range(levels))]
     assert levels == {"rkmeans": 3, "rqvae": 4}[name]
-    config = ConfigDict(report.read_config(workdir))
+    config = ConfigDict(store.read_config(workdir))
     data = datasets.load(**{**config.data.to_dict(), "features": (), "item_graphs": ()})
     assert table["item"].to_pylist() == data.item_ids.astype(str).tolist()
     found = np.stack([table[f"code_{n}"].to_numpy() for n in range(levels)], 1)

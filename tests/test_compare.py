@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from configs.baseline import mf, popularity
-from mmrec_jax import compare, report, train
+from mmrec_jax import compare, store, train
 from mmrec_jax.types import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -149,12 +149,12 @@ def made(folder, name="graph.a", seed=0, shift=0.0, users=40, entity="user", **c
         place, _, last = key.rpartition("__")
         {"": summary, "config": config}.get(place, config.get(place))[last] = value
     folder.mkdir(parents=True)
-    report.write_json(folder / "summary.json", summary)
+    store.write_json(folder / "summary.json", summary)
     noise = rng.random(users)
     metrics = {"recall@20": noise + shift, "ndcg@20": noise / 2 + shift, "hit@5": noise > 0.5}
     ids = np.random.default_rng(9).permutation(users)  # in any order
     metrics = {key: np.asarray(value, np.float32)[ids] for key, value in metrics.items()}
-    report.per_query(folder / f"per_{entity}_test.parquet", metrics, entity, ids)
+    store.per_query(folder / f"per_{entity}_test.parquet", metrics, entity, ids)
     return folder
 
 
@@ -193,7 +193,7 @@ def test_runs_are_grouped_by_seed_and_tested_in_pairs(tmp_path):
     over_seeds = recall["over_seeds"]
     assert over_seeds[0]["p"] == over_seeds[0]["p_holm"] is not None
     assert over_seeds[1]["p"] is over_seeds[1]["p_holm"] is None
-    assert report.read_json(tmp_path / "out" / "compare.json", "") == found
+    assert store.read_json(tmp_path / "out" / "compare.json", "") == found
     text = (tmp_path / "out" / "compare.md").read_text()
     assert text == compare.table(found) + "\n"
     assert "| graph.a (dim=8) | graph.b | +0.1000 | [+0.1000, +0.1000] | 0.0010 | 0.0030 |" in text
@@ -232,11 +232,11 @@ def test_a_sweep_stands_for_its_winner(tmp_path):
     folder = tmp_path / "sweep"
     for number in range(3):
         made(folder / f"00{number}", seed=number % 2, shift=0.2, model__dim=4 if number else 2)
-    report.write_json(folder / "sweep.json", {})
+    store.write_json(folder / "sweep.json", {})
     lone = made(tmp_path / "lone")
     with pytest.raises(UserError, match="sweep: the sweep has not ended"):
         compare.compare([folder, lone], output=tmp_path / "out")
-    report.write_json(folder / "summary.json", {"winner": {"members": ["001", "002"]}})
+    store.write_json(folder / "summary.json", {"winner": {"members": ["001", "002"]}})
     found = compare.compare([folder, lone, folder / "002"], output=tmp_path / "out", resamples=100)
     assert [len(group["runs"]) for group in found["groups"]] == [2, 1]
     assert found["groups"][0]["runs"] == [str(folder / "001"), str(folder / "002")]
@@ -282,12 +282,12 @@ def test_other_refusals(tmp_path):
         compare.compare([good, other], ["user"])
     with refuse("no finished run to read here"):
         compare.compare([good, tmp_path / "nowhere"])
-    report.per_query(
+    store.per_query(
         other / "per_user_test.parquet", {"recall@20": [np.nan, 0.0]}, "user", np.arange(2)
     )
     with refuse("other: recall@20 is not a number for every user"):
         compare.compare([good, other], ["recall@20"])
-    report.per_query(other / "per_user_test.parquet", {"recall@20": [1.0, 0.0]}, "user", [3, 3])
+    store.per_query(other / "per_user_test.parquet", {"recall@20": [1.0, 0.0]}, "user", [3, 3])
     with refuse("other: it has several rows for one user"):
         compare.compare([good, other], ["recall@20"])
     (other / "per_user_test.parquet").unlink()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmrec_jax import data as datasets
-from mmrec_jax import report
+from mmrec_jax import store
 from mmrec_jax.data import encode
 from mmrec_jax.types import UserError
 
@@ -128,7 +128,7 @@ def test_counts_are_kept_as_they_are(tmp_path):
 def test_provenance_tells_what_was_encoded_and_how(folder):
     output = folder / "text.npz"
     made = encode.encode(encode.read_texts(str(folder / "texts.tsv")), "tfidf:9", output)
-    told = report.read_json(folder / "text.provenance.json", "")
+    told = store.read_json(folder / "text.provenance.json", "")
     assert told == made
     assert (told["encoder"], told["version"]) == ("tfidf", encode.TFIDF_VERSION)
     assert set(told["libraries"]) >= {"numpy", "scipy", "pyarrow"}

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from configs.graph import lightgcn
-from mmrec_jax import evaluate, report, signals, sweep, train
+from mmrec_jax import evaluate, logs, signals, store, sweep, train
 from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import Checkpoints
 from mmrec_jax.types import UserError
@@ -75,15 +75,15 @@ def test_a_signal_saves_after_the_epoch_and_the_run_goes_on(
         if record["epoch"] == 3:
             os.kill(os.getpid(), number)
 
-    original = report.Log.write
+    original = logs.Log.write
     before = [signal.getsignal(known) for known in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch:
-        patch.setattr(report.Log, "write", write)
+        patch.setattr(logs.Log, "write", write)
         with pytest.raises(signals.Stopped) as stopped, signals.watched():
             train.train(tiny(), tmp_path)
     line = f"stopped by {number.name} after epoch 3; the same command goes on"
     assert (str(stopped.value), stopped.value.status) == (line, status)
-    assert saved(tmp_path) == [2, 3] and len(report.read_log(tmp_path)) == 3
+    assert saved(tmp_path) == [2, 3] and len(logs.read(tmp_path)) == 3
     assert [signal.getsignal(known) for known in (signal.SIGTERM, signal.SIGINT)] == before
     with signals.watched():
         train.train(tiny(), tmp_path)
@@ -96,10 +96,10 @@ def test_a_sweep_side_by_side_saves_all_members(tmp_path, monkeypatch):
         if record["epoch"] == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    original = report.Log.write
+    original = logs.Log.write
     config = tiny()
     config.train.epochs, config.sweep.mode = 2, "vmap"
-    monkeypatch.setattr(report.Log, "write", write)
+    monkeypatch.setattr(logs.Log, "write", write)
     # The first member's log asks to stop, the second's comes after: by then it kills.
     monkeypatch.setattr(signals, "_stop", lambda number, _: setattr(signals, "_asked", number))
     monkeypatch.setattr(signals, "_asked", None)
@@ -145,7 +145,7 @@ def test_the_launcher_ends_with_one_line_and_the_status_of_the_signal(tmp_path):
     assert process.returncode == 143, err
     (line,) = [line for line in err.splitlines() if line.startswith("stopped")]
     assert "Traceback" not in err
-    last = len(report.read_log(tmp_path))
+    last = len(logs.read(tmp_path))
     assert line == f"stopped by SIGTERM after epoch {last}; the same command goes on"
     assert saved(tmp_path)[-1] == last and faults.leftovers(tmp_path) == []
 
@@ -155,33 +155,33 @@ def test_the_launcher_ends_with_one_line_and_the_status_of_the_signal(tmp_path):
 
 def test_a_second_run_in_a_workdir_is_refused(copy):
     before = faults.snapshot(copy)
-    with report.alone(copy), pytest.raises(UserError, match="in use by another process; wait"):
+    with store.alone(copy), pytest.raises(UserError, match="in use by another process; wait"):
         train.train(tiny(), copy)
-    with report.alone(copy), pytest.raises(UserError, match="in use by another process; wait"):
-        with report.alone(copy):
+    with store.alone(copy), pytest.raises(UserError, match="in use by another process; wait"):
+        with store.alone(copy):
             pass
     assert faults.snapshot(copy) == before
 
 
 def test_a_second_sweep_in_a_workdir_is_refused(tmp_path):
-    with report.alone(tmp_path), pytest.raises(UserError, match="in use by another process"):
+    with store.alone(tmp_path), pytest.raises(UserError, match="in use by another process"):
         sweep.sweep(tiny(), {"seed": (0, 1)}, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [report.LOCK]
+    assert [path.name for path in tmp_path.iterdir()] == [store.LOCK]
 
 
 def test_a_lock_goes_with_its_process_and_half_written_files_go_next(tmp_path):
-    code = f"import time\nfrom mmrec_jax import report\nwith report.alone({str(tmp_path)!r}):\n"
+    code = f"import time\nfrom mmrec_jax import store\nwith store.alone({str(tmp_path)!r}):\n"
     code += " print('held', flush=True)\n time.sleep(60)\n"
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
     (tmp_path / ".summary.json.7.part").write_text("{")
-    with pytest.raises(UserError, match="in use"), report.alone(tmp_path):
+    with pytest.raises(UserError, match="in use"), store.alone(tmp_path):
         pass
     assert (tmp_path / ".summary.json.7.part").exists()
     holder.kill()
     holder.communicate()
-    with report.alone(tmp_path):
-        assert [path.name for path in tmp_path.iterdir()] == [report.LOCK]
+    with store.alone(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [store.LOCK]
 
 
 # --- full disks ---
@@ -189,20 +189,20 @@ def test_a_lock_goes_with_its_process_and_half_written_files_go_next(tmp_path):
 
 def test_a_write_without_room_names_the_file_and_leaves_the_old_one(tmp_path):
     path = tmp_path / "x.json"
-    report.write_json(path, {"a": 1})
+    store.write_json(path, {"a": 1})
     for error in (full(None), full(str(path.with_name(f".x.json.{os.getpid()}.part")))):
-        with pytest.raises(OSError) as raised, report.replacing(path) as part:
+        with pytest.raises(OSError) as raised, store.replacing(path) as part:
             part.write_text("half")
             raise error
-        assert report.trouble(raised.value) == (
+        assert store.trouble(raised.value) == (
             f"{path}: No space left on device; make room and start the same command again, "
             "what is finished is kept"
         )
-    with pytest.raises(OSError) as raised, report.replacing(path) as part:
+    with pytest.raises(OSError) as raised, store.replacing(path) as part:
         part.write_text("half")
         raise full("another")  # which the body may have read
     assert raised.value.filename == "another"
-    assert report.read_json(path, "") == {"a": 1} and list(tmp_path.iterdir()) == [path]
+    assert store.read_json(path, "") == {"a": 1} and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_write_without_room_names_the_file_and_leaves_the_old_one(tmp_path):
     [(errno.EROFS, "Read-only file system; change"), (errno.EACCES, "Permission denied; change")],
 )
 def test_what_may_not_be_written_says_what_to_change(number, words):
-    told = report.trouble(OSError(number, "x", "run/config.json"))
+    told = store.trouble(OSError(number, "x", "run/config.json"))
     assert told.startswith(f"run/config.json: {words}") and "--workdir" in told
 
 
@@ -220,7 +220,7 @@ def test_a_full_disk_stops_the_log_in_one_error_and_no_thread_waits(tmp_path, mo
     def refuse(*_):
         raise full(None)
 
-    log = report.Log(tmp_path)
+    log = logs.Log(tmp_path)
     log.write({"epoch": 1, "loss": 1.0})
     with monkeypatch.context() as patch:
         patch.setattr(RecordWriter, "write", refuse)
@@ -248,7 +248,7 @@ def test_a_run_without_room_for_its_checkpoint_goes_on_when_there_is(tmp_path, w
         patch.setattr(Checkpoints, "save", without_room)
         with pytest.raises(OSError) as raised:
             train.train(tiny(), tmp_path)
-    told = report.trouble(raised.value)
+    told = store.trouble(raised.value)
     assert told.startswith(f"{tmp_path / 'checkpoints'}: ") and "make room" in told
     assert saved(tmp_path)[-1] == 2
     train.train(tiny(), tmp_path)
@@ -296,13 +296,13 @@ def test_a_removed_summary_and_a_removed_configuration_are_written_anew(copy, wh
 
 def test_no_changed_bit_of_json_passes(tmp_path):
     path = tmp_path / "x.json"
-    report.write_json(path, {"name": "a", "values": [1, 2.5], "deep": {"b": None}})
-    sound, text = report.read_json(path, ""), path.read_bytes()
+    store.write_json(path, {"name": "a", "values": [1, 2.5], "deep": {"b": None}})
+    sound, text = store.read_json(path, ""), path.read_bytes()
     for place in range(len(text)):
         for bit in range(8):
             path.write_bytes(text[:place] + bytes([text[place] ^ 1 << bit]) + text[place + 1 :])
             try:
-                read = report.read_json(path, "mend it")
+                read = store.read_json(path, "mend it")
             except UserError as error:
                 assert str(error).startswith(f"{path}: damaged, ") and "; mend it" in str(error)
                 continue
@@ -312,26 +312,26 @@ def test_no_changed_bit_of_json_passes(tmp_path):
 
 def test_a_file_edited_by_hand_is_taken_without_its_seal(tmp_path):
     path = tmp_path / "x.json"
-    report.write_json(path, {"a": 1})
+    store.write_json(path, {"a": 1})
     content = json.loads(path.read_text()) | {"a": 2}
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="if you have edited it, remove its crc32"):
-        report.read_json(path, "")
+        store.read_json(path, "")
     del content["crc32"]
     path.write_text(json.dumps(content))
-    assert report.read_json(path, "") == {"a": 2}
+    assert store.read_json(path, "") == {"a": 2}
 
 
 def test_no_changed_bit_of_results_by_user_passes(tmp_path):
     path, rng = tmp_path / "per_user_test.parquet", random.Random(0)
     users = np.array([f"user {n}" for n in range(50)])
-    report.per_query(path, {"recall@20": np.arange(50, dtype=np.float32)}, "user", users)
-    sound, content = report.read_per_query(path), path.read_bytes()
+    store.per_query(path, {"recall@20": np.arange(50, dtype=np.float32)}, "user", users)
+    sound, content = store.read_per_query(path), path.read_bytes()
     refused = 0
     for _ in range(300):
         faults.flip(path, rng)
         try:
-            assert report.read_per_query(path).equals(sound)
+            assert store.read_per_query(path).equals(sound)
         except UserError as error:
             assert str(path) in str(error)
             refused += 1
@@ -347,16 +347,16 @@ def test_a_log_that_lacks_epochs_is_not_gone_on_with(copy):
 
 
 def test_damage_after_the_epoch_to_go_on_from_does_not_matter(tmp_path):
-    log = report.Log(tmp_path)
+    log = logs.Log(tmp_path)
     for epoch in (1, 2, 3):
         log.write({"epoch": epoch, "loss": 1.0})
     log.close()
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text().replace('"epoch": 3', '"epoch": 4'))
     with pytest.raises(UserError, match="line 3: damaged, its checksum differs"):
-        report.read_log(tmp_path)
-    report.Log(tmp_path).rewind(2)
-    assert [record["epoch"] for record in report.read_log(tmp_path)] == [1, 2]
+        logs.read(tmp_path)
+    logs.Log(tmp_path).rewind(2)
+    assert [record["epoch"] for record in logs.read(tmp_path)] == [1, 2]
 
 
 @unretrieved
@@ -399,8 +399,8 @@ def test_the_table_counts_what_was_tried():
 
 def test_differences_are_seen(copy, whole):
     assert faults.differences(copy, whole) == []
-    summary = report.read_summary(copy)
-    report.write_json(copy / "summary.json", summary | {"best_epoch": -1})
+    summary = store.read_summary(copy)
+    store.write_json(copy / "summary.json", summary | {"best_epoch": -1})
     (copy / ".summary.json.7.part").touch()
     found = faults.differences(copy, whole)
     assert found == ["summary.json:best_epoch", "left over: .summary.json.7.part"]
@@ -414,4 +414,4 @@ def test_the_harness_finds_nothing(tmp_path):
     command += ["--only=kill,stop,two,full,read-only", f"--json={tmp_path / 'faults.json'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert len(report.read_json(tmp_path / "faults.json", "")["cases"]) >= 10
+    assert len(store.read_json(tmp_path / "faults.json", "")["cases"]) >= 10

@@ -10,7 +10,7 @@ import pytest
 from configs.baseline import ease, mf
 from configs.ctr import deepfm
 from mmrec_jax import data as datasets
-from mmrec_jax import evaluate, leakage, queries, report, train
+from mmrec_jax import evaluate, leakage, queries, store, train
 from mmrec_jax import run as runs
 from mmrec_jax.data import leak, prepared
 from mmrec_jax.types import Dataset, Interactions, Spec, UserError
@@ -155,7 +155,7 @@ def test_runs_with_and_without_are_runs_like_any_other(curve, tmp_path):
 def test_every_result_says_that_it_is_no_test(curve):
     result, workdir = curve
     assert result["warning"].startswith("NO TEST RESULTS OF THE METHOD")
-    assert report.read_json(workdir / "leakage.json", "") == result
+    assert store.read_json(workdir / "leakage.json", "") == result
     text = (workdir / "leakage.md").read_text()
     assert text.startswith("**NO TEST RESULTS OF THE METHOD")
     assert text.startswith(leakage.table(result))

@@ -175,7 +175,7 @@ def run_and_move(folder):
     """A run that goes from one device to 4 x 2 to 8 x 1 ends as one that never moved."""
     import numpy as np
 
-    from mmrec_jax import report, train
+    from mmrec_jax import logs, train
 
     def config(mesh, layout="columns"):
         made = configured("baseline.mf", mesh, layout)
@@ -198,7 +198,7 @@ def run_and_move(folder):
         with contextlib.suppress(Killed):
             train.train(config(mesh, layout), moved)
     train.check_finite = check
-    read = report.read_log(moved)
+    read = logs.read(moved)
     assert [record["epoch"] for record in read] == [1, 2], read
     summary = train.train(config((8, 1)), moved)
     assert summary["mesh"] == {"data": 8, "model": 1, "tables": "columns", "undivided": []}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrec_jax import evaluate, hosts, mesh, report, streamed
+from mmrec_jax import evaluate, hosts, logs, mesh, store, streamed
 from mmrec_jax.types import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -86,11 +86,11 @@ def trained(begin, *arguments):
 
 
 def assert_same_run(workdir, reference):
-    ours, theirs = report.read_summary(workdir), report.read_summary(reference)
+    ours, theirs = store.read_summary(workdir), store.read_summary(reference)
     for split in ("valid", "test"):
         for name, value in theirs[split].items():
             np.testing.assert_allclose(ours[split][name], value, rtol=1e-5, err_msg=name)
-    logs = [[r["loss"] for r in report.read_log(path)] for path in (workdir, reference)]
+    logs = [[r["loss"] for r in logs.read(path)] for path in (workdir, reference)]
     np.testing.assert_allclose(*logs, rtol=1e-5)
 
 
@@ -150,8 +150,8 @@ def share(folder):
     assert hosts.agree(True) and not hosts.agree(mine == 0)
     for writer in (0, 1):  # one after the other
         if hosts.agree(True) and mine == writer:
-            report.write_json(Path(folder) / "who.json", {"writer": mine})
-    with report.alone(folder):  # a lock of all of them
+            store.write_json(Path(folder) / "who.json", {"writer": mine})
+    with store.alone(folder):  # a lock of all of them
         hosts.agree(True)
 
     hosts._BYTES = 256  # several pieces
@@ -224,7 +224,7 @@ def test_a_run_on_two_processes_is_that_of_one(begin, tmp_path, config, shape, l
         begin, tmp_path / "two", config, shape, f"mesh.tables={layout}"
     )
     assert_same_run(tmp_path / "two", tmp_path / "one")
-    summary = report.read_summary(tmp_path / "two")
+    summary = store.read_summary(tmp_path / "two")
     assert summary["device"]["count"] == 8 and summary["mesh"]["data"] == shape[0]
     assert "recall" in table and "results in" in table
     assert "recall" not in silence and "results" not in silence

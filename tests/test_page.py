@@ -18,7 +18,7 @@ from matplotlib import image
 
 from configs.baseline import mf as mf_config
 from configs.baseline import popularity as popularity_config
-from mmrec_jax import page, plots, report, sweep, train
+from mmrec_jax import page, plots, report, store, sweep, train
 from mmrec_jax.models.baseline import mf
 from mmrec_jax.types import Dataset, Interactions, Spec, UserError
 
@@ -99,7 +99,7 @@ def write(workdir, **more):
     workdir.mkdir(exist_ok=True)
     summary = {"name": "graph.lightgcn", "data": "baby", "protocol": "mmrec", "seed": 0}
     summary |= {"valid": {"recall@20": 0.25}, "config": {"eval": {"metric": "recall@20"}}}
-    report.write_json(workdir / "summary.json", summary | more)
+    store.write_json(workdir / "summary.json", summary | more)
     return workdir
 
 

@@ -10,7 +10,7 @@ import pytest
 from configs.baseline import ease, mf, popularity
 from configs.ctr import deepfm
 from mmrec_jax import data as datasets
-from mmrec_jax import evaluate, report, sweep, train
+from mmrec_jax import evaluate, logs, report, store, sweep, train
 from mmrec_jax import run as runs
 from mmrec_jax.data import passport, prepared
 from mmrec_jax.types import Interactions, UserError
@@ -192,7 +192,7 @@ def test_a_lone_run_reads_test_after_it_has_chosen(tmp_path, monkeypatch, method
         data = reveal(self, config)
         if "loaded" in state:  # the second call comes after the choice
             if config.train.epochs:
-                assert len(report.read_log(tmp_path)) > 0
+                assert len(logs.read(tmp_path)) > 0
             state["lifted"] = True
             return state["true"]
         state["loaded"] = True
@@ -208,10 +208,7 @@ def test_a_lone_run_reads_test_after_it_has_chosen(tmp_path, monkeypatch, method
 
 def chosen(workdir):
     """All that a run decided by itself: its log less the times, its best parameters, the epoch."""
-    log = [
-        {k: v for k, v in record.items() if "seconds" not in k}
-        for record in report.read_log(workdir)
-    ]
+    log = [{k: v for k, v in record.items() if "seconds" not in k} for record in logs.read(workdir)]
     summary = json.loads((workdir / "summary.json").read_text())
     best = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(runs.load(workdir)[3])]
     return log, best, summary.get("best_epoch"), summary["epochs"], summary["valid"]
@@ -252,14 +249,14 @@ def test_other_test_labels_leave_a_sweep_as_it_is(tmp_path, monkeypatch, mode, h
 
 def test_each_look_at_test_is_counted(tmp_path):
     train.train(tiny(popularity), tmp_path)
-    count = lambda: report.read_summary(tmp_path)["test_evaluations"]
+    count = lambda: store.read_summary(tmp_path)["test_evaluations"]
     assert count() == 1
-    before = report.read_summary(tmp_path)
+    before = store.read_summary(tmp_path)
     means = evaluate.evaluate(tmp_path)
     assert count() == 2 and means == pytest.approx(before["test"])
     evaluate.evaluate(tmp_path, "valid")
     assert count() == 2
-    after = report.read_summary(tmp_path)
+    after = store.read_summary(tmp_path)
     assert after == before | {"test_evaluations": 2}
     train.train(tiny(popularity), tmp_path)  # a finished run that is started again is tested again
     assert count() == 3
@@ -271,7 +268,7 @@ def test_each_look_at_test_is_counted(tmp_path):
 
 def test_runs_from_before_the_count_have_one_look_behind_them(tmp_path):
     for summary, expected in (({"test": {}}, 1), ({"valid": {}}, 0), ({"test_evaluations": 4}, 4)):
-        report.write_json(tmp_path / "summary.json", summary)
+        store.write_json(tmp_path / "summary.json", summary)
         assert evaluate.tested(tmp_path) == expected
     assert evaluate.tested(tmp_path / "none") == 0
 

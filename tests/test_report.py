@@ -1,14 +1,14 @@
+"""Progress, curves and tables of runs."""
+
 from __future__ import annotations
 
-import math
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from mmrec_jax import report
+from mmrec_jax import logs, memory, report, store
 from mmrec_jax.types import UserError
 
 
@@ -19,79 +19,8 @@ def write_run(folder, recall, seed=0, name="graph.lightgcn", data="baby", dim=64
     summary = {"name": name, "data": data, "protocol": "mmrec", "split_hash": "0123456789ab"}
     summary |= {"test": test, "best_epoch": 10, "seconds_per_epoch": 1.5, "seed": seed} | more
     summary["config"] = {"seed": seed, "model": {"name": name, "dim": dim}}
-    report.write_json(folder / "summary.json", summary)
+    store.write_json(folder / "summary.json", summary)
     return folder
-
-
-def test_json_keeps_floats_in_full_and_turns_what_is_not_finite_into_null(tmp_path):
-    value = {
-        "a": 0.1 + 0.2,
-        "b": np.float32(0.1),
-        "c": (1, np.int64(2)),
-        "d": np.array([1.5, np.nan]),
-    }
-    report.write_json(tmp_path / "x.json", value | {"e": math.inf, "f": tmp_path})
-    read = report.read_json(tmp_path / "x.json", "")
-    expected = {"a": 0.1 + 0.2, "b": float(np.float32(0.1)), "c": [1, 2], "d": [1.5, None]}
-    assert read == expected | {"e": None, "f": str(tmp_path)}
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    report.write_json(tmp_path / "x.json", {"a": 1})
-    with pytest.raises(TypeError):
-        report.write_json(tmp_path / "x.json", {"a": object()})
-    with pytest.raises(RuntimeError), report.replacing(tmp_path / "x.json") as part:
-        part.write_text("half")
-        raise RuntimeError
-    assert report.read_json(tmp_path / "x.json", "") == {"a": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_log_rewinds_to_the_epoch_resumed_from(tmp_path):
-    log = report.Log(tmp_path)
-    for epoch in (1, 2, 3):
-        log.write({"epoch": epoch, "loss": np.float32(1 / epoch), "valid/recall@20": 0.1 * epoch})
-    assert len(report.read_log(tmp_path)) == 3  # readable at once, before the file is closed
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"epoch": 4, "lo')
-    assert [record["epoch"] for record in report.read_log(tmp_path)] == [1, 2, 3]
-
-    resumed = report.Log(tmp_path)
-    resumed.rewind(2)
-    resumed.write({"epoch": 3, "loss": 0.25})
-    resumed.close()
-    records = report.read_log(tmp_path)
-    assert [record["epoch"] for record in records] == [1, 2, 3]
-    assert records[0] == {"epoch": 1, "loss": 1.0, "valid/recall@20": 0.1}
-    assert records[2] == {"epoch": 3, "loss": 0.25}
-    log.close()
-
-
-def events(workdir) -> list:
-    """The TensorBoard events of a run, read back record by record, oldest file first."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = []
-    for path in sorted((workdir / "events").iterdir()):
-        data, at = path.read_bytes(), 0
-        while at < len(data):  # length [8], its checksum [4], the event, its checksum [4]
-            size = int.from_bytes(data[at : at + 8], "little")
-            found.append(Event.FromString(data[at + 12 : at + 12 + size]))
-            at += 16 + size
-    return found
-
-
-def test_tensorboard_gets_the_numbers_and_is_told_where_a_resumed_run_starts(tmp_path):
-    log = report.Log(tmp_path)
-    log.write({"epoch": 1, "loss": 0.5})
-    log.write({"epoch": 2, "loss": 0.25})
-    log.rewind(1)
-    log.write({"epoch": 2, "loss": 0.125, "valid/recall@20": None})
-    log.close()
-    found = events(tmp_path)
-    scalars = [(e.step, v.tag, v.simple_value) for e in found for v in e.summary.value]
-    assert sorted(scalars) == [(1, "loss", 0.5), (2, "loss", 0.125), (2, "loss", 0.25)]
-    assert [e.step for e in found if e.HasField("session_log")] == [1, 2]
 
 
 def test_importing_loads_no_plotting_no_tensorboard_no_tables():
@@ -99,18 +28,6 @@ def test_importing_loads_no_plotting_no_tensorboard_no_tables():
     code = f"import sys, mmrec_jax.report; print({heavy} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
-
-
-def test_writing_events_loads_no_pytorch_though_it_is_installed(tmp_path):
-    (tmp_path / "torch.py").write_text("")
-    code = (
-        "import sys; from pathlib import Path; from mmrec_jax.report import Events\n"
-        f"events = Events(Path({str(tmp_path)!r}) / 'events', 0)\n"
-        "events.write({'epoch': 1, 'loss': 0.5}); events.close()\n"
-        "assert 'torch' not in sys.modules; import torch"
-    )
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
-    subprocess.run([sys.executable, "-c", code], check=True, env=env)
 
 
 def test_progress_in_a_log_is_one_line_at_first_and_one_at_the_end(capsys):
@@ -153,9 +70,9 @@ def test_environment_and_peak_memory():
     found = report.environment()
     assert found["versions"]["python"].startswith(f"3.{sys.version_info.minor}.")
     assert found["versions"]["jax"][0].isdigit() and found["device"]["count"] >= 1
-    before = report.peak_memory()
+    before = memory.peak()
     np.ones(2**26, np.uint8).sum()  # 64 MiB
-    assert 2**26 < before <= report.peak_memory() < 2**40
+    assert 2**26 < before <= memory.peak() < 2**40
 
 
 def test_curves_mark_the_first_best_epoch_and_work_without_epochs(tmp_path, monkeypatch):
@@ -167,7 +84,7 @@ def test_curves_mark_the_first_best_epoch_and_work_without_epochs(tmp_path, monk
     monkeypatch.setattr(Axes, "axvline", record)
     line = lambda self, *args, **kw: (drawn.append((kw["label"], args)), plot(self, *args, **kw))[1]
     monkeypatch.setattr(Axes, "plot", line)
-    log = report.Log(tmp_path)
+    log = logs.Log(tmp_path)
     for epoch, recall in enumerate([0.1, None, 0.3, 0.3], start=1):
         scores = {} if recall is None else {"valid/recall@20": recall, "valid/recall@5": 0.0}
         log.write({"epoch": epoch, "loss": 1 / epoch} | scores)
@@ -192,15 +109,6 @@ def test_table_has_a_row_per_metric_and_a_column_per_cut():
         "valid           @20",
         "recall       0.3333",
     ]
-
-
-def test_per_query_keeps_ids_and_values(tmp_path):
-    import pyarrow.parquet
-
-    metrics = {"recall@20": np.array([0.5, 1.0], np.float32)}
-    report.per_query(tmp_path / "test.parquet", metrics, "user", np.array(["anna", "bo"]))
-    read = pyarrow.parquet.read_table(tmp_path / "test.parquet").to_pydict()
-    assert read == {"user": ["anna", "bo"], "recall@20": [0.5, 1.0]}
 
 
 def test_results_average_over_seeds_only(tmp_path):

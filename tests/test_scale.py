@@ -17,7 +17,16 @@ import pytest
 
 from configs.baseline import mf
 from mmrec_jax import data as datasets
-from mmrec_jax import evaluate, optimize, queries, recommend, report, streamed, sweep, train
+from mmrec_jax import (
+    evaluate,
+    logs,
+    optimize,
+    queries,
+    recommend,
+    streamed,
+    sweep,
+    train,
+)
 from mmrec_jax import run as runs
 from mmrec_jax.data import prepared, synthetic
 from mmrec_jax.ops import sampling
@@ -160,7 +169,7 @@ def test_room_changes_no_negative():
 
 def run_of(config, workdir):
     summary = train.train(config, workdir)
-    return summary, report.read_log(workdir)
+    return summary, logs.read(workdir)
 
 
 def test_a_streamed_run_learns_and_resumes_exactly(folder, tmp_path, monkeypatch):
@@ -184,7 +193,7 @@ def test_a_streamed_run_learns_and_resumes_exactly(folder, tmp_path, monkeypatch
         train.train(config, tmp_path / "b")
     resumed, _ = run_of(config, tmp_path / "b")
     assert resumed["test"] == summary["test"]
-    assert [record["loss"] for record in report.read_log(tmp_path / "b")] == losses
+    assert [record["loss"] for record in logs.read(tmp_path / "b")] == losses
 
     means = evaluate.evaluate(tmp_path / "a")
     assert means == pytest.approx(summary["test"])

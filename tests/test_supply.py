@@ -41,8 +41,8 @@ ALLOWED_TO_RUN = {
     ("mmrec_jax/page.py", "runpy.run_path"): "configs/base.py of the checkout, for its defaults",
 }
 ALLOWED_TO_WRITE = {
-    ("mmrec_jax/report.py", "os.replace"): "this is the helper",
-    ("mmrec_jax/report.py", "open"): "the log gains whole lines; a torn last one is not read",
+    ("mmrec_jax/store.py", "os.replace"): "this is the helper",
+    ("mmrec_jax/logs.py", "open"): "the log gains whole lines; a torn last one is not read",
     ("mmrec_jax/data/prepared.py", "write_text"): "in a folder that is renamed when complete",
 }
 
@@ -257,7 +257,7 @@ def test_a_file_written_in_place_is_found(code):
         "archive.open(member)",
         "config.to_json()",
         "with replacing(path) as part:\n  part.write_text(text)",
-        "with report.replacing(path) as part, open(part, 'w') as file:\n  json.dump(x, file)",
+        "with store.replacing(path) as part, open(part, 'w') as file:\n  json.dump(x, file)",
         "with replacing(path) as part:\n  with open(part, 'wb') as file:\n    np.save(file, x)",
         "with replacing(path) as part:\n  figure.savefig(part, dpi=120)",
         "write = lambda part: frame.to_csv(part)",

@@ -16,7 +16,7 @@ import pytest
 from configs.baseline import ease, mf
 from configs.multimodal import freedom
 from mmrec_jax import data as datasets
-from mmrec_jax import evaluate, memory, page, report, side_by_side, space, sweep, train
+from mmrec_jax import evaluate, logs, memory, page, report, side_by_side, space, store, sweep, train
 from mmrec_jax import run as runs
 from mmrec_jax.types import UserError
 
@@ -58,9 +58,9 @@ def assert_same_run(mine, lone):
         assert summary[key] == wanted[key], key
     for name, value in wanted["valid"].items():
         assert summary["valid"][name] == pytest.approx(value, abs=1e-6), name
-    logs, others = report.read_log(mine), report.read_log(lone)
-    assert [r["epoch"] for r in logs] == [r["epoch"] for r in others]
-    np.testing.assert_allclose([r["loss"] for r in logs], [r["loss"] for r in others], rtol=1e-5)
+    records, others = logs.read(mine), logs.read(lone)
+    assert [r["epoch"] for r in records] == [r["epoch"] for r in others]
+    np.testing.assert_allclose([r["loss"] for r in records], [r["loss"] for r in others], rtol=1e-5)
     best, expected = (jax.tree.leaves(runs.load(path)[3]) for path in (mine, lone))
     for a, b in zip(best, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -171,7 +171,7 @@ def test_members_equal_lone_runs_in_every_mode(tmp_path):
         for mode in MODES:
             mine = tmp_path / mode / name
             assert_same_run(mine, lone)
-            stored = report.read_config(mine)
+            stored = store.read_config(mine)
             assert stored | {"sweep": config.sweep.to_dict()} == json.loads(config.to_json())
             assert ("test" in summary_of(mine)) == (name in winner)
             if name in winner:
@@ -188,7 +188,7 @@ def test_a_member_that_diverges_disturbs_no_other(tmp_path, mode):
     assert both["diverged"] == ["001"] and both["winner"]["members"] == ["000"]
     message = (tmp_path / "both" / "001" / "diverged.txt").read_text()
     epoch = int(re.search(r"not finite from step \d+ of \d+ in epoch (\d+)", message)[1])
-    assert len(report.read_log(tmp_path / "both" / "001")) == epoch - 1  # and nothing after it
+    assert len(logs.read(tmp_path / "both" / "001")) == epoch - 1  # and nothing after it
     assert not (tmp_path / "both" / "001" / "summary.json").exists()
     assert [row["status"] for row in rows_of(tmp_path / "both").values()] == ["ended", "diverged"]
     config = tiny(**{"optim.name": "sgd", "train.epochs": 3, "optim.lr": 0.5})
@@ -367,7 +367,7 @@ def test_halving_trains_the_better_half_on(tmp_path, mode):
     assert epochs[:: len(seeds)] == epochs[len(seeds) - 1 :: len(seeds)]  # settings stay together
     scores = {}
     for name, row in rows.items():  # the first round by hand
-        first = report.read_log(tmp_path / "halving" / name)[0]["valid/recall@20"]
+        first = logs.read(tmp_path / "halving" / name)[0]["valid/recall@20"]
         scores.setdefault(row["values"]["optim.lr"], []).append(first)
     kept = sorted(scores, key=lambda lr: -np.mean(scores[lr]))[:2]
     went_on = {row["values"]["optim.lr"] for row in rows.values() if int(row["epochs"]) > 1}
@@ -455,7 +455,7 @@ class KilledError(Exception):
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path, monkeypatch, mode):
     config = tiny(**{"sweep.mode": mode, "eval.patience": 0})
     sweep.sweep(config, GRID, tmp_path / "whole")
-    written, write = [], report.Log.write
+    written, write = [], logs.Log.write
 
     def stop(self, record):
         written.append((self._workdir.name, record["epoch"]))
@@ -464,7 +464,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path, monkeypatch, mode):
         write(self, record)
 
     limit = 15  # loop: in epoch 3 of the third member; vmap: of the third one in epoch 4
-    monkeypatch.setattr(report.Log, "write", stop)
+    monkeypatch.setattr(logs.Log, "write", stop)
     with pytest.raises(KilledError):
         sweep.sweep(config, GRID, tmp_path / "killed")
     first, limit = list(written), 0

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mmrec_jax import evaluate, recommend, report, tables, train
+from mmrec_jax import evaluate, recommend, report, store, tables, train
 from mmrec_jax import run as runs
 from mmrec_jax.checkpoint import variables_of
 from mmrec_jax.models.baseline.mf import MF
@@ -104,7 +104,7 @@ def test_a_run_resumes_evaluates_and_recommends(tmp_path):
     programs = train.Programs(run)
     train.fit(run, programs, ctx, arrays, valid, checkpoints, tmp_path / "cut", until=1)
     checkpoints.close()
-    report.write_json(tmp_path / "cut" / "config.json", json.loads(config.to_json()))
+    store.write_json(tmp_path / "cut" / "config.json", json.loads(config.to_json()))
     cut = train.train(config, tmp_path / "cut")
     assert cut["epochs"] == 3 and cut["test"] == whole["test"] and cut["valid"] == whole["valid"]
     assert evaluate.evaluate(tmp_path / "whole") == whole["test"]

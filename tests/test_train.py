@@ -11,7 +11,7 @@ import pytest
 
 from configs import base
 from configs.graph import lightgcn
-from mmrec_jax import optimize, report, train
+from mmrec_jax import logs, optimize, train
 from mmrec_jax import run as runs
 from mmrec_jax.types import UserError
 
@@ -106,7 +106,7 @@ def test_a_run_without_validation_trains_all_epochs_and_is_tested(tmp_path):
     summary = train.train(config, tmp_path / "run")
     assert summary["epochs"] == summary["best_epoch"] == 3
     assert "valid" not in summary and 0 < summary["test"]["recall@20"] <= 1
-    assert len(report.read_log(tmp_path / "run")) == 3
+    assert len(logs.read(tmp_path / "run")) == 3
 
 
 def test_a_checkpoint_due_before_the_first_validation_waits_for_it(tmp_path):

@@ -15,7 +15,7 @@ from configs.baseline import mf
 from configs.graph import lightgcn
 from configs.sequence import sasrec
 from mmrec_jax import data as datasets
-from mmrec_jax import evaluate, recommend, report, train, unlearn
+from mmrec_jax import evaluate, recommend, store, train, unlearn
 from mmrec_jax import run as runs
 from mmrec_jax.data import forget
 from mmrec_jax.types import Dataset, Interactions, Spec, UserError
@@ -180,7 +180,7 @@ def test_it_forgets_like_a_new_run_and_keeps_the_rest(runs_of, tmp_path, kind, m
     trained = runs_of(module)
     path = requests_of(kind, trained, tmp_path)
     told = unlearn.unlearn(trained, path, tmp_path / "new")
-    assert told == report.read_json(tmp_path / "new" / "unlearn.json", "")
+    assert told == store.read_json(tmp_path / "new" / "unlearn.json", "")
     recall = lambda model, part: told["models"][model][part]["recall@20"]
     before, after, anew = (recall(m, "forgotten") for m in ("before", "unlearned", "retrained"))
     assert before > anew + 0.2

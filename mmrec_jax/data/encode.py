@@ -27,7 +27,7 @@ from scipy import sparse
 from scipy.sparse import linalg
 
 from mmrec_jax import data as datasets
-from mmrec_jax import report
+from mmrec_jax import store
 from mmrec_jax.data import files
 from mmrec_jax.data.columns import Columns, as_ids
 from mmrec_jax.types import Dataset, UserError
@@ -123,7 +123,7 @@ def encode(items: Items, encoder: str, output: str | Path, images: bool = False)
     rows, values = known[told], values[told]
     missing = np.setdiff1d(np.arange(len(items.ids)), rows)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with report.replacing(output) as part, open(part, "wb") as file:
+    with store.replacing(output) as part, open(part, "wb") as file:
         np.savez(file, ids=items.ids[rows], features=values)
     contents = _sha256_of_images if images else _sha256_of_texts
     provenance = {
@@ -140,7 +140,7 @@ def encode(items: Items, encoder: str, output: str | Path, images: bool = False)
         },
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    report.write_json(output.with_suffix(".provenance.json"), provenance)
+    store.write_json(output.with_suffix(".provenance.json"), provenance)
     return provenance
 
 

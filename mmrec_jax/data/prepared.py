@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 from absl import logging
 
-from mmrec_jax import report
+from mmrec_jax import store
 from mmrec_jax.data import passport
 from mmrec_jax.data.build import split_hash
 from mmrec_jax.data.table import Table
@@ -99,7 +99,7 @@ def write(
     json.dumps(facts)  # a note that is not JSON fails here, before anything is written
     work = target.parent / f"incomplete.{secrets.token_hex(3)}_{version}"  # TFDS's own convention
     try:
-        with report.saving(target), quiet():
+        with store.saving(target), quiet():
             work.mkdir(parents=True)
             _store(work, name, version, splits, cuts)
             for table, columns in tables.items():

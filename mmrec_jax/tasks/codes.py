@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from mmrec_jax import hosts, report
+from mmrec_jax import hosts, store
 from mmrec_jax.ops import quantize
 from mmrec_jax.types import Array, Context, Dataset, UserError
 
@@ -217,7 +217,7 @@ def finish(run, data: Dataset, ctx: Context, variables, workdir: str | Path) -> 
     sizes += [int(after[:, -1].max()) + 1] * (after.shape[1] - len(sizes))
     columns = {f"code_{level}": after[:, level] for level in range(after.shape[1])}
     ids = data.item_ids.astype(str)
-    report.per_query(workdir / "codes.parquet", columns, ENTITY, ids)
+    store.per_query(workdir / "codes.parquet", columns, ENTITY, ids)
     _plot(workdir / "codes.png", after, sizes)
     health = {
         "items": len(after),
@@ -232,7 +232,7 @@ def finish(run, data: Dataset, ctx: Context, variables, workdir: str | Path) -> 
         "method": run.config.model.name,
         "seed": run.config.seed,
     }
-    report.write_json(workdir / "codes.json", health)
+    store.write_json(workdir / "codes.json", health)
     return {"codes": health}
 
 
@@ -285,5 +285,5 @@ def _plot(path: Path, codes: np.ndarray, sizes: Sequence[int]) -> None:
         axes.plot(np.arange(1, k + 1), count, label=f"level {level + 1}")
     axes.set(xlabel="codes, most frequent first", ylabel="items", yscale="symlog")
     axes.legend()
-    with report.replacing(path) as part:
+    with store.replacing(path) as part:
         figure.savefig(part, format="png", dpi=120)
