@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -15,7 +16,7 @@ from mmrec_jax import alignment, losses
 from mmrec_jax.models.multimodal.alignrec import AlignRec, _matched
 from mmrec_jax.ops import graph, neighbours
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Dataset, Interactions, Query, Spec, UserError
+from mmrec_jax.types import Dataset, Interactions, Query, UserError
 
 FIXTURE = Path(__file__).parent / "fixtures" / "alignrec.npz"
 TOLERANCE = 2e-5  # of the largest entry; both sides compute in float32
@@ -43,36 +44,10 @@ NEVER_CALLED = ("query_common.0.weight", "query_common.0.bias", "query_common.2.
 )
 
 
-def _data(user, item, features, num_users, present=None, test=None) -> Dataset:
-    num_items = len(next(iter(features.values()))) if features else int(max(item)) + 1
-    none = Interactions(user[:0], item[:0])
-    return Dataset(
-        name="tiny",
-        spec=Spec(
-            int(num_users),
-            num_items,
-            feature_dims=tuple((n, f.shape[1]) for n, f in features.items()),
-        ),
-        train=Interactions(user, item),
-        valid=none,
-        test=test or none,
-        user_ids=np.arange(num_users),
-        item_ids=np.arange(num_items),
-        features=features,
-        present={n: np.ones(num_items, bool) for n in features} | (present or {}),
-    )
-
-
 def _query(num_users: int) -> Query:
     empty, pad = jnp.zeros((num_users, 0), jnp.int32), jnp.zeros(0, jnp.int32)
     everyone = jnp.arange(num_users, dtype=jnp.int32)
     return Query(everyone, everyone >= 0, empty, pad, pad, pad, pad, empty)
-
-
-def _difference(ours, theirs) -> float:
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12))
 
 
 class Side:
@@ -83,7 +58,7 @@ class Side:
             self.recorded = r = dict(file)
         hyper = {ours: r[f"hyper/{theirs}"].item() for ours, theirs in HYPER.items()}
         features = {"image": r["features/image"]}
-        data = _data(r["edge_user"], r["edge_item"], features, r["num_users"])
+        data = made.dataset(r["edge_user"], r["edge_item"], r["num_users"], features=features)
         self.model = model = AlignRec(data.spec, dim=int(r["dim"]), **hyper)
         self.ctx = AlignRec.context(data, **hyper)
         ids = [jnp.asarray(r[f"batch_{n}"]) for n in ("user", "item", "negative")]
@@ -124,7 +99,7 @@ def test_agrees_with_the_authors_code(side):
     assert set(flat) == set(PARAMS)
     pairs |= {f"gradient of {n}": (value, side.theirs("grad", n)) for n, value in flat.items()}
     assert set(parts) == {"bpr", "reg", "contrast", "cosine", "similarity"}
-    difference = {name: _difference(*pair) for name, pair in pairs.items()}
+    difference = {name: made.difference(*pair) for name, pair in pairs.items()}
     worst = max(difference, key=difference.__getitem__)
     print(f"\nAlignRec: {difference[worst]:.1e} ({worst})")
     assert difference[worst] < TOLERANCE, difference
@@ -176,7 +151,9 @@ def test_unified_vectors_by_hand():
     }
     present = {"image": np.array([True, True, False, False]), "text": np.ones(4, bool)}
     edges = np.zeros(1, np.int32)
-    rows, share = neighbours.unified(_data(edges, edges, features, 1, present))
+    rows, share = neighbours.unified(
+        made.dataset(edges, edges, 1, features=features, present=present)
+    )
     half = 0.5**0.5  # a zero row says as little as a missing one
     np.testing.assert_allclose(share, [[half, half], [half, half], [0, 1], [0, 0]], rtol=1e-6)
     expected = [[0.6 * half, 0.8 * half, half], [0, half, -half], [0, 0, 1], [0, 0, 0]]
@@ -197,7 +174,7 @@ def _tiny(names, missing=()) -> Dataset:
     present = {n: np.ones(ITEMS, bool) for n in names}
     for name, row in missing:
         present[name][row], features[name][row] = False, 0
-    return _data(user, item, features, USERS, present)
+    return made.dataset(user, item, USERS, features=features, present=present)
 
 
 @pytest.mark.parametrize("names", [("audio",), ("image", "text", "audio")])
@@ -278,7 +255,7 @@ def test_evaluates_features_whole_and_masked():
     first = np.tile([True, True, True, True, False], 4)
     test = Interactions(np.arange(4, dtype=np.int32), item[~first].astype(np.int32))
     features = {"image": taste, "text": noise}
-    data = _data(user, item[first].astype(np.int32), features, 4, test=test)
+    data = made.dataset(user, item[first], 4, features=features, test=test)
     told = alignment.evaluate(data, share=0.5, names=("recall",), ks=(6,))
     assert list(told) == [
         "image",

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 
 from mmrec_jax.models.graph.alpharec import AlphaRec
 from mmrec_jax.ops import graph
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Dataset, Interactions, Spec, UserError
+from mmrec_jax.types import UserError
 
 TOLERANCE = 2e-5  # of the largest entry; both sides compute in float32
 FIXTURE = Path(__file__).parent / "fixtures" / "alpharec.npz"
@@ -25,7 +26,7 @@ def test_agrees_with_the_authors_code_whatever_the_padding(version):
         recorded = dict(file)
     own = {k.removeprefix(f"{version}/"): v for k, v in recorded.items() if k.startswith(version)}
     scaled = {"image": 3.0 * recorded["features/image"], "text": 0.2 * recorded["features/text"]}
-    data = _data(recorded["edge_user"], recorded["edge_item"], 30, 20, scaled)
+    data = made.dataset(recorded["edge_user"], recorded["edge_item"], 30, 20, scaled)
     hyper = {"layers": int(own["layers"]), "temperature": float(own["temperature"])}
     hidden = 9 if version == "mlp" else 0
     model, ctx = AlphaRec(data.spec, dim=8, hidden=hidden, **hyper), AlphaRec.context(data)
@@ -54,7 +55,7 @@ def test_agrees_with_the_authors_code_whatever_the_padding(version):
         f"grad {jax.tree_util.keystr(path)}": (ours, other)
         for (path, ours), other in zip(flat, jax.tree.leaves(theirs), strict=True)
     }
-    difference = {what: _difference(*pair) for what, pair in pairs.items()}
+    difference = {what: made.difference(*pair) for what, pair in pairs.items()}
     worst = max(difference, key=difference.__getitem__)
     print(f"\nAlphaRec {version}: {difference[worst]:.1e} ({worst})")
     assert difference[worst] < TOLERANCE, difference
@@ -68,7 +69,7 @@ def test_missing_rows_add_nothing_and_change_no_other():
     features["c"] = np.ones((5, 1), np.float32)  # all there
     present["c"] = np.ones(5, bool)
     user, item = np.int32([0, 0, 0, 1, 1, 2, 3]), np.int32([0, 1, 2, 3, 2, 3, 0])
-    data = _data(user, item, 5, 5, features, present)  # user 4 has no items
+    data = made.dataset(user, item, 5, 5, features, present)  # user 4 has no items
     model, ctx = AlphaRec(data.spec, dim=2, hidden=4), AlphaRec.context(data)
     batch = Batch(*(jnp.zeros(1, jnp.int32),) * 3, jnp.ones(1))
     params = model.init({"params": RNGS["dropout"], **RNGS}, batch, ctx, method="loss")["params"]
@@ -96,7 +97,7 @@ def test_negatives_are_new_ones_of_the_user():
     """User 0 has all items but 3; user 1 has none but 0, so that four are left to draw."""
     user, item = np.int32([0, 0, 0, 0, 1]), np.int32([0, 1, 2, 4, 0])
     rng = np.random.default_rng(1)
-    data = _data(user, item, 2, 5, {"text": rng.normal(size=(5, 4)).astype(np.float32)})
+    data = made.dataset(user, item, 2, 5, {"text": rng.normal(size=(5, 4)).astype(np.float32)})
     model, ctx = AlphaRec(data.spec, dim=3, hidden=0, negatives=7), AlphaRec.context(data)
     batch = Batch(*(jnp.array([i, i]) for i in (0, 1, 0)), jnp.ones(2))
     params = model.init({"params": RNGS["dropout"], **RNGS}, batch, ctx, method="loss")["params"]
@@ -113,12 +114,12 @@ def test_negatives_are_new_ones_of_the_user():
 
 def test_reads_the_modalities_it_is_told():
     features = {n: np.ones((3, 2), np.float32) for n in ("image", "text")}
-    data = _data(np.int32([0]), np.int32([1]), 1, 3, features)
+    data = made.dataset(np.int32([0]), np.int32([1]), 1, 3, features)
     ctx = AlphaRec.context(data, modalities=("text",))
     assert list(ctx.features) == ["text"] and ctx.graphs["mean"].transpose is not None
     with pytest.raises(UserError, match=r"no features named 'sound'; there are image, text"):
         AlphaRec.context(data, modalities=("sound",))
-    bare = _data(np.int32([0]), np.int32([1]), 1, 3, {})
+    bare = made.dataset(np.int32([0]), np.int32([1]), 1, 3, {})
     with pytest.raises(UserError, match=r"AlphaRec has no ids and finds no item features; give"):
         AlphaRec.context(bare)
 
@@ -136,26 +137,3 @@ def _translated(recorded, kind: str):
 
 def _directions(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def _data(user, item, users: int, items: int, features, present=None) -> Dataset:
-    none = Interactions(np.zeros(0, np.int32), np.zeros(0, np.int32))
-    dims = tuple((name, x.shape[1]) for name, x in features.items())
-    return Dataset(
-        name="recorded",
-        spec=Spec(users, items, feature_dims=dims),
-        train=Interactions(user, item),
-        valid=none,
-        test=none,
-        user_ids=np.arange(users),
-        item_ids=np.arange(items),
-        features=features,
-        present=present or {name: np.ones(items, bool) for name in features},
-    )
-
-
-def _difference(ours, theirs) -> float:
-    """Largest absolute difference over the largest entry."""
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())

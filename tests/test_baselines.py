@@ -4,35 +4,17 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 
 from mmrec_jax.models.baseline.ease import EASE
 from mmrec_jax.models.baseline.itemknn import ItemKNN
 from mmrec_jax.models.baseline.popularity import Popularity
-from mmrec_jax.types import Dataset, Interactions, Query, Spec, UserError
+from mmrec_jax.types import Query, UserError
 
 FIXTURE = Path(__file__).parent / "fixtures" / "itemknn.npz"
 REAL = Path(__file__).parents[2] / "shared" / "data"
-
-
-def make_data(user, item, features=None, present=None, num_items=None):
-    """A data set with these training interactions and nothing held out."""
-    user, item = np.asarray(user, np.int32), np.asarray(item, np.int32)
-    features = features or {}
-    num_users, num_items = int(user.max()) + 1, num_items or int(item.max()) + 1
-    none = Interactions(np.zeros(0, np.int32), np.zeros(0, np.int32))
-    return Dataset(
-        name="made",
-        spec=Spec(num_users, num_items),
-        train=Interactions(user, item),
-        valid=none,
-        test=none,
-        user_ids=np.arange(num_users),
-        item_ids=np.arange(num_items),
-        features=features,
-        present=present or {name: np.ones(num_items, bool) for name in features},
-    )
 
 
 def make_query(rows, items, size):
@@ -71,7 +53,7 @@ def scores(method, data, **hyper):
 def random_data():
     rng = np.random.default_rng(3)
     pairs = np.unique(np.stack([rng.integers(0, 60, 500), rng.integers(0, 25, 500)], 1), axis=0)
-    return make_data(*pairs.T)
+    return made.dataset(*pairs.T)
 
 
 def dense(data):
@@ -82,14 +64,14 @@ def dense(data):
 
 
 def test_popularity_counts_training_interactions():
-    data = make_data([0, 1, 2, 0], [1, 1, 1, 2], num_items=4)
+    data = made.dataset([0, 1, 2, 0], [1, 1, 1, 2], items=4)
     np.testing.assert_array_equal(scores(Popularity, data), [[0, 3, 1, 0]] * 3)
 
 
 def test_ease_of_two_items_by_hand():
     # Gram [[2, 1], [1, 1]], reg 1: [[3, 1], [1, 2]] inverts to [[2, -1], [-1, 3]] / 5, so the
     # weights are B_01 = -(-1 / 5) / (3 / 5) = 1/3 and B_10 = 1/2.
-    data = make_data([0, 0, 1], [0, 1, 0])
+    data = made.dataset([0, 0, 1], [0, 1, 0])
     np.testing.assert_allclose(scores(EASE, data, reg=1.0), [[1 / 2, 1 / 3], [0, 1 / 3]], rtol=1e-6)
 
 
@@ -111,7 +93,7 @@ def test_ease_equals_the_float64_regression(random_data, reg):
 
 def test_repeated_interactions_count_once(random_data):
     train = random_data.train
-    twice = make_data(np.tile(train.user, 2), np.tile(train.item, 2))
+    twice = made.dataset(np.tile(train.user, 2), np.tile(train.item, 2))
     for method, hyper in ((EASE, {"reg": 5.0}), (ItemKNN, {"k": 4, "shrink": 2.0})):
         np.testing.assert_array_equal(
             scores(method, twice, **hyper), scores(method, random_data, **hyper)
@@ -125,14 +107,14 @@ def test_ease_needs_a_positive_reg(random_data, reg):
 
 
 def test_ease_says_that_reg_is_too_small():
-    data = make_data(*np.indices((3, 50)).reshape(2, -1))  # all items have the same users
+    data = made.dataset(*np.indices((3, 50)).reshape(2, -1))  # all items have the same users
     with pytest.raises(UserError, match="too small"):
         EASE.context(data, reg=1e-30)
 
 
 def test_itemknn_on_behaviour_by_hand():
     # Users {0, 1}, {0, 1}, {0, 2}: s_01 = 2 / sqrt(3 * 2), s_02 = 1 / sqrt(3 * 1), s_12 = 0.
-    data = make_data([0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 0, 2])
+    data = made.dataset([0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 0, 2])
     near, far = 2 / 6**0.5, 1 / 3**0.5
     both = [[near, near, far], [near, near, far], [far, near, far]]
     np.testing.assert_allclose(scores(ItemKNN, data, k=2, shrink=0.0), both, rtol=1e-6)
@@ -145,11 +127,11 @@ def test_itemknn_on_content_by_hand():
     # Directions 0, 60 and 180 degrees; item 3 has no features.
     angle = np.deg2rad([0, 60, 180, 0])
     rows = np.stack([np.cos(angle), np.sin(angle)], 1) * [[1], [2], [3], [0]]
-    data = make_data(
+    data = made.dataset(
         [0, 1, 2, 3],
         [0, 1, 2, 3],
-        {"image": rows.astype(np.float32)},
-        {"image": np.array([True, True, True, False])},
+        features={"image": rows.astype(np.float32)},
+        present={"image": np.array([True, True, True, False])},
     )
     got = scores(ItemKNN, data, signal="content", k=2, shrink=0.0)
     want = [[1, 0.5, 0, 0], [0.5, 1, 0, 0], [0, -0.5, 1, 0], [0, 0, 0, 0]]
@@ -162,7 +144,9 @@ def test_itemknn_content_takes_an_item_with_any_feature():
     image, text = np.eye(3, dtype=np.float32), np.ones((3, 2), np.float32)
     image[1] = text[2] = 0
     present = {"image": np.array([1, 0, 1], bool), "text": np.array([1, 1, 0], bool)}
-    data = make_data([0, 1, 2], [0, 1, 2], {"image": image, "text": text}, present)
+    data = made.dataset(
+        [0, 1, 2], [0, 1, 2], features={"image": image, "text": text}, present=present
+    )
     got = scores(ItemKNN, data, signal="content", k=3, shrink=0.0)
     side = (2 / 3) ** 0.5
     np.testing.assert_allclose(got, [[1, side, 0], [side, 1, 0], [0, 0, 1]], atol=1e-6)
@@ -173,7 +157,7 @@ def test_itemknn_agrees_with_recbole_and_mmrec():
     with np.load(FIXTURE, allow_pickle=False) as stored:
         case = dict(stored)
     features = {name: case[name] for name in ("image", "text")}
-    data = make_data(case["user"], case["item"], features, num_items=len(case["image"]))
+    data = made.dataset(case["user"], case["item"], features=features, items=len(case["image"]))
     hyper = {"k": int(case["k"]), "shrink": float(case["shrink"])}
     for signal in ("behaviour", "content"):
         got = scores(ItemKNN, data, signal=signal, **hyper)
@@ -182,7 +166,7 @@ def test_itemknn_agrees_with_recbole_and_mmrec():
 
 def test_itemknn_ties_go_to_the_smaller_item():
     # Items 1, 2 and 3 are each shared with item 0 by one user and are equally popular.
-    data = make_data([0, 0, 1, 1, 2, 2], [0, 3, 0, 1, 0, 2])
+    data = made.dataset([0, 0, 1, 1, 2, 2], [0, 3, 0, 1, 0, 2])
     got = scores(ItemKNN, data, k=1, shrink=0.0)
     np.testing.assert_allclose(got[:, 0], [0, 1 / 3**0.5, 0], rtol=1e-6)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import optax
 import pytest
@@ -17,7 +18,7 @@ from mmrec_jax.models.multimodal.cm3 import CM3
 from mmrec_jax.models.multimodal.lirdrec import LIRDRec
 from mmrec_jax.ops import spectral, sphere
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Dataset, Interactions, Spec, UserError
+from mmrec_jax.types import Dataset, UserError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = 2e-5  # of the largest entry; both sides compute in float32
@@ -87,7 +88,9 @@ class Side:
         image = r["hyper/mm_image_weight"].item()
         hyper["modality_weights"] = (("image", image), ("text", 1 - image))
         features = {n: r[f"features/{n}"] for n in ("image", "text")}
-        data = _data(r["edge_user"], r["edge_item"], r["num_users"], r["num_items"], features)
+        data = made.dataset(
+            r["edge_user"], r["edge_item"], r["num_users"], r["num_items"], features
+        )
         self.model, self.ctx = method(data.spec, **hyper), method.context(data, **hyper)
         ids = (jnp.asarray(r[f"batch_{n}"]) for n in ("user", "item", "negative"))
         # Some padding of weight 0, of items that stand nowhere else in the batch.
@@ -143,14 +146,8 @@ class Side:
         return self.model.apply({"params": params, **kept}, self.ctx, method="refresh")
 
 
-def _difference(ours, theirs) -> float:
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12))
-
-
 def _check(pairs) -> None:
-    difference = {what: _difference(*pair) for what, pair in pairs.items()}
+    difference = {what: made.difference(*pair) for what, pair in pairs.items()}
     worst = max(difference, key=difference.__getitem__)
     print(f"\n{difference[worst]:.1e} ({worst})")
     assert difference[worst] < TOLERANCE, difference
@@ -158,22 +155,6 @@ def _check(pairs) -> None:
 
 def _unit(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def _data(user, item, users, items, features, present=None) -> Dataset:
-    none = Interactions(user[:0], item[:0])
-    widths = tuple((n, f.shape[1]) for n, f in features.items())
-    return Dataset(
-        name="tiny",
-        spec=Spec(int(users), int(items), feature_dims=widths),
-        train=Interactions(user, item),
-        valid=none,
-        test=none,
-        user_ids=np.arange(users),
-        item_ids=np.arange(items),
-        features=features,
-        present=present or {n: np.ones(int(items), bool) for n in features},
-    )
 
 
 @functools.cache  # for its compiled step
@@ -262,7 +243,7 @@ def _tiny(names, missing=()) -> Dataset:
     present = {n: np.ones(ITEMS, bool) for n in names}
     for name, row in missing:
         present[name][row], features[name][row] = False, 0
-    return _data(user, item, USERS, ITEMS, features, present)
+    return made.dataset(user, item, USERS, ITEMS, features, present)
 
 
 @pytest.mark.parametrize("method", [CM3, LIRDRec])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 
@@ -65,7 +66,7 @@ def test_agrees_with_the_authors_code_whatever_the_padding(side):
     pairs |= {"loss": (loss, r["loss"])}
     pairs |= {name: (part, r[f"loss/{name}"]) for name, part in parts.items()}
     pairs |= {f"grad {k}": (grads[k], r[f"grad/{n}"]) for k, n in NAMES.items()}
-    difference = {what: _difference(*pair) for what, pair in pairs.items()}
+    difference = {what: made.difference(*pair) for what, pair in pairs.items()}
     worst = max(difference, key=difference.__getitem__)
     print(f"\nDCCF: {difference[worst]:.1e} ({worst})")
     assert set(grads) == set(NAMES) and len(parts) == 4
@@ -136,10 +137,3 @@ def test_mean_is_zero_where_all_weights_are():
     some = edges.bipartite(np.array([0, 1]), np.array([0, 1]), 2, 2)
     mean = edges.mean(some, jnp.float32([0, 0.5]), jnp.float32([[1], [2], [3], [4]]))
     np.testing.assert_array_equal(mean, [[0], [4], [0], [2]])
-
-
-def _difference(ours, theirs) -> float:
-    """Largest absolute difference over the largest entry."""
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -17,7 +18,7 @@ from mmrec_jax.models.multimodal import dgvae
 from mmrec_jax.models.multimodal.dgvae import DGVAE
 from mmrec_jax.ops import item_words
 from mmrec_jax.tasks import rows
-from mmrec_jax.types import Dataset, Interactions, Query, Spec, UserError
+from mmrec_jax.types import Dataset, Query, UserError
 
 FIXTURE = Path(__file__).parent / "fixtures" / "dgvae.npz"
 TOLERANCE = 2e-5  # of the largest entry; both sides compute in float32
@@ -34,23 +35,6 @@ PARAMS = {
 }
 
 
-def _data(user, item, features, num_users, present=None) -> Dataset:
-    num_items = len(next(iter(features.values()))) if features else int(max(item)) + 1
-    none = Interactions(user[:0], item[:0])
-    dims = tuple((n, f.shape[1]) for n, f in features.items())
-    return Dataset(
-        name="tiny",
-        spec=Spec(int(num_users), num_items, feature_dims=dims),
-        train=Interactions(user, item),
-        valid=none,
-        test=none,
-        user_ids=np.arange(num_users),
-        item_ids=np.arange(num_items),
-        features=features,
-        present={n: np.ones(num_items, bool) for n in features} | (present or {}),
-    )
-
-
 def _batch(data: Dataset, users: np.ndarray, weight: np.ndarray) -> rows.Batch:
     """Every user of ``data`` has an item, so that places are users."""
     arrays = rows.prepare(data, ConfigDict({"train": {"batch_size": len(users)}}))
@@ -61,12 +45,6 @@ def _batch(data: Dataset, users: np.ndarray, weight: np.ndarray) -> rows.Batch:
 def _query(batch: rows.Batch) -> Query:
     empty, pad = jnp.zeros((len(batch.user), 0), jnp.int32), jnp.zeros(0, jnp.int32)
     return Query(batch.user, batch.weight > 0, empty, batch.row, batch.item, pad, pad, empty)
-
-
-def _difference(ours, theirs) -> float:
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12))
 
 
 class Side:
@@ -83,7 +61,9 @@ class Side:
         hyper |= {"modality_weights": (("image", 1 - share), ("text", share))}
         hyper |= {"words": ("words",), "prototypes": r["normal"].shape[1], "dropout": 0.0}
         features = {n: r[f"features/{n}"] for n in ("image", "text", "words")}
-        self.data = data = _data(r["edge_user"], r["edge_item"], features, r["num_users"])
+        self.data = data = made.dataset(
+            r["edge_user"], r["edge_item"], r["num_users"], features=features
+        )
         self.model = model = DGVAE(data.spec, dim=int(r["dim"]), **hyper)
         self.ctx = DGVAE.context(data, **hyper)
         # The last two examples only fill the batch up.
@@ -138,7 +118,7 @@ def test_agrees_with_the_authors_code(side):
     assert set(flat) == set(PARAMS)
     assert set(PARAMS.values()) == {k.removeprefix("param/") for k in r if k.startswith("param/")}
     pairs |= {f"gradient of {n}": (value, side.theirs("grad", n)) for n, value in flat.items()}
-    difference = {name: _difference(*pair) for name, pair in pairs.items()}
+    difference = {name: made.difference(*pair) for name, pair in pairs.items()}
     worst = max(difference, key=difference.__getitem__)
     print(f"\nDGVAE: {difference[worst]:.1e} ({worst})")
     assert difference[worst] < TOLERANCE, difference
@@ -180,7 +160,9 @@ def test_words_by_hand():
     features = {"text": np.array([[-1.0, 2], [1, 0], [9, 9]], np.float32)}
     present = {"text": np.array([True, True, False])}
     user, item = np.array([0, 0, 1, 2], np.int32), np.array([0, 0, 1, 0], np.int32)
-    words = item_words.weights(_data(user, item, features, 3, present), ("text",))
+    words = item_words.weights(
+        made.dataset(user, item, 3, features=features, present=present), ("text",)
+    )
     once, twice = 1 + np.log(4 / 2), 1 + np.log(4 / 3)  # users 0 and 2 have item 0's word
     np.testing.assert_allclose(words, [[0, 2 * twice], [2 * once, 0], [0, 0]], rtol=1e-6)
 
@@ -215,7 +197,7 @@ def test_any_number_of_modalities_with_missing_rows(names):
     present = {n: np.arange(6) != 2 for n in names}
     for name in names:
         features[name][2], noisy[name][2] = 0, 100.0
-    data = _data(user, item, features, 5, present)
+    data = made.dataset(user, item, 5, features=features, present=present)
     contexts = [
         DGVAE.context(dataclasses.replace(data, features=f), knn_k=3) for f in (features, noisy)
     ]
@@ -239,6 +221,6 @@ def test_any_number_of_modalities_with_missing_rows(names):
 )
 def test_says_what_is_wrong(names, hyper, says):
     edges = np.arange(3, dtype=np.int32)
-    data = _data(edges, edges, {n: np.eye(3, dtype=np.float32) for n in names}, 3)
+    data = made.dataset(edges, edges, 3, features={n: np.eye(3, dtype=np.float32) for n in names})
     with pytest.raises(UserError, match=says):
         DGVAE.context(data, **hyper)

@@ -6,29 +6,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 
 from mmrec_jax.models.baseline.ease import EASE
 from mmrec_jax.models.baseline.ensemble import Ensemble
 from mmrec_jax.ops import graph, item_weights
-from mmrec_jax.types import Dataset, Interactions, Query, Spec, UserError
-
-
-def make_data(user, item, num_items, **parts):
-    user, item = np.asarray(user, np.int32), np.asarray(item, np.int32)
-    none = Interactions(np.zeros(0, np.int32), np.zeros(0, np.int32))
-    num_users = int(user.max()) + 1
-    return Dataset(
-        name="made",
-        spec=Spec(num_users, num_items),
-        train=Interactions(user, item),
-        valid=none,
-        test=none,
-        user_ids=np.arange(num_users),
-        item_ids=np.arange(num_items),
-        **parts,
-    )
+from mmrec_jax.types import Query, UserError
 
 
 def make_query(rows, items, size):
@@ -60,7 +45,7 @@ def data():
     image, text = rng.random((6, 3)).astype(np.float32), rng.random((6, 2)).astype(np.float32)
     seen = {"image": np.arange(6) < 4, "text": np.arange(6) < 5}
     features = {"image": image * seen["image"][:, None], "text": text * seen["text"][:, None]}
-    return make_data(*pairs.T, num_items=6, features=features, present=seen)
+    return made.dataset(*pairs.T, items=6, features=features, present=seen)
 
 
 def content(data):
@@ -101,7 +86,7 @@ def test_without_a_share_the_order_is_that_of_ease(data):
 def test_it_takes_ready_made_graphs():
     row, col = np.array([0, 1]), np.array([1, 0])
     graphs = {"text": (row, col, np.ones(2, np.float32))}
-    data = make_data([0, 0, 1, 2], [0, 1, 2, 3], num_items=4, item_graphs=graphs)
+    data = made.dataset([0, 0, 1, 2], [0, 1, 2, 3], items=4, item_graphs=graphs)
     got = scores(Ensemble, data, make_query([0], [0], 1), reg=1.0, share=1.0)
     alone = scores(EASE, data, make_query([0], [0], 1), reg=1.0)
     # Only items 0 and 1 are in the graph, and 0 is in the history, so that 1 stands at the mean
@@ -136,7 +121,7 @@ def test_it_says_what_is_wrong(data, hyper, said):
 
 def test_without_features_it_says_so_in_one_line():
     with pytest.raises(UserError, match="made: the ensemble needs item features") as caught:
-        Ensemble.context(make_data([0, 1], [0, 1], num_items=2))
+        Ensemble.context(made.dataset([0, 1], [0, 1], items=2))
     assert "\n" not in str(caught.value)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -21,7 +22,7 @@ from mmrec_jax.models.graph.ngcf import NGCF
 from mmrec_jax.models.graph.simgcl import SimGCL
 from mmrec_jax.ops import graph, prune
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Dataset, Interactions, Recommender, Spec, UserError
+from mmrec_jax.types import Recommender, UserError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -75,7 +76,7 @@ class Side:
             self.recorded = recorded = dict(file)
         hyper = {ours: recorded[f"hyper/{n}"].tolist() for ours, n in case.hyper.items()}
         hyper = {k: tuple(v) if isinstance(v, list) else v for k, v in hyper.items()}
-        self.data = _data(recorded["edge_user"], recorded["edge_item"], 30, 20)
+        self.data = made.dataset(recorded["edge_user"], recorded["edge_item"], 30, 20)
         dropout = {"dropout": 0.0} if name == "ngcf" else {}
         self.model = case.model(self.data.spec, dim=8, **{**hyper, **dropout})
         self.ctx = case.model.context(self.data, **hyper)
@@ -118,7 +119,7 @@ def test_agrees_with_the_authors_code(side):
     pairs |= {"loss": (loss, recorded["loss"])}
     pairs |= {f"part {o}": (parts[o], recorded[f"loss/{n}"]) for o, n in case.parts.items()}
     pairs |= {f"grad {k}": (grads[k], side.of(f"grad/{n}")) for k, n in case.theirs.items()}
-    difference = {what: _difference(*pair) for what, pair in pairs.items()}
+    difference = {what: made.difference(*pair) for what, pair in pairs.items()}
     worst = max(difference, key=difference.__getitem__)
     print(f"\n{case.model.__name__}: {difference[worst]:.1e} ({worst})")
     assert set(parts) == set(case.parts) and set(grads) == set(case.theirs)
@@ -130,14 +131,14 @@ def test_padding_changes_nothing(side):
     longer = longer.replace(weight=longer.weight.at[:5].set(0.0))
     grad = jax.jit(jax.grad(side.loss, has_aux=True))
     (plain, parts), (padded, same) = grad(side.params, side.batch), grad(side.params, longer)
-    difference = jax.tree.map(_difference, (padded, same), (plain, parts))
+    difference = jax.tree.map(made.difference, (padded, same), (plain, parts))
     assert max(jax.tree.leaves(difference)) < 5e-6
 
 
 def test_layergcn_prunes_as_recorded_and_scores_on_all_edges():
     side = Side("layergcn")
     pruned = graph.matmul(side.ctx.graphs["train"], jnp.eye(50))
-    assert _difference(pruned, side.recorded["masked_adjacency"]) < 1e-6
+    assert made.difference(pruned, side.recorded["masked_adjacency"]) < 1e-6
     whole = LayerGCN.context(side.data)
     assert int((np.asarray(pruned) > 0).sum()) == 200
     all_edges = graph.matmul(side.ctx.graphs["full"], jnp.eye(50))
@@ -146,7 +147,7 @@ def test_layergcn_prunes_as_recorded_and_scores_on_all_edges():
 
 def test_layergcn_of_two_nodes_by_hand():
     """Users (1, 0) and (0, 2), items (3, 4) and (1, 0), edges u0-i0 and u1-i1 of weight 1."""
-    data = _data(np.int32([0, 1]), np.int32([0, 1]), 2, 2)
+    data = made.dataset(np.int32([0, 1]), np.int32([0, 1]), 2, 2)
     model = LayerGCN(data.spec, dim=2, layers=2)
     params = {"user": jnp.float32([[1, 0], [0, 2]]), "item": jnp.float32([[3, 4], [1, 0]])}
     rep = model.apply({"params": params}, LayerGCN.context(data), method="represent")
@@ -159,7 +160,7 @@ def test_layergcn_of_two_nodes_by_hand():
 def test_layergcn_draws_by_weight_and_evenly_in_turn():
     with np.load(FIXTURES / "freedom_sampling.npz") as file:
         recorded = dict(file)  # the same law in odd epochs
-    data = _data(recorded["edge_user"], recorded["edge_item"], 6, 8)
+    data = made.dataset(recorded["edge_user"], recorded["edge_item"], 6, 8)
     model = LayerGCN(data.spec, dim=1, dropout=0.6)
     ctx = LayerGCN.context(data)
     params = {"user": jnp.ones((6, 1)), "item": jnp.ones((8, 1))}
@@ -189,7 +190,7 @@ def test_layergcn_draws_by_weight_and_evenly_in_turn():
 
 
 def test_layergcn_keeps_all_edges_without_dropout():
-    data = _data(np.int32([0, 1]), np.int32([0, 1]), 2, 2)
+    data = made.dataset(np.int32([0, 1]), np.int32([0, 1]), 2, 2)
     ctx, model = LayerGCN.context(data), LayerGCN(data.spec, dim=1, dropout=0.0)
     params = {"user": jnp.ones((2, 1)), "item": jnp.ones((2, 1))}
     assert model.apply({"params": params}, ctx, method="refresh") is ctx
@@ -238,20 +239,20 @@ def test_simgcl_steps_by_the_length_of_its_noise():
 
 def test_simgcl_without_steps_is_an_error():
     with pytest.raises(UserError, match=r"model.layers is 0"):
-        SimGCL.context(_data(np.int32([0]), np.int32([0]), 1, 1), layers=0)
+        SimGCL.context(made.dataset(np.int32([0]), np.int32([0]), 1, 1), layers=0)
 
 
 def test_ngcf_graph():
     side = Side("ngcf")
     dense = graph.matmul(side.ctx.graphs["train"], jnp.eye(50))
-    assert _difference(dense, side.recorded["adjacency"]) < 1e-6
+    assert made.difference(dense, side.recorded["adjacency"]) < 1e-6
 
 
 def test_ngcf_drops_in_training_only():
     side = Side("ngcf")
     variables, model = {"params": side.params}, side.model.clone(dropout=0.5)
     rep = model.apply(variables, side.ctx, method="represent")  # there is no key to drop with
-    assert _difference(rep["user"], side.recorded["rep/user"]) < 5e-6
+    assert made.difference(rep["user"], side.recorded["rep/user"]) < 5e-6
 
     rngs = [{"dropout": jax.random.key(n)} for n in range(2)]
     train = lambda m: m._nodes(side.ctx, deterministic=False)
@@ -273,23 +274,3 @@ def test_ngcf_initialises_biases_as_xavier_rows():
     bound = (6 / 501) ** 0.5
     assert bound * 0.97 < np.abs(bias).max() <= bound
     np.testing.assert_allclose(bias.var(), bound**2 / 3, rtol=0.15)
-
-
-def _data(user: np.ndarray, item: np.ndarray, users: int, items: int) -> Dataset:
-    none = Interactions(np.zeros(0, np.int32), np.zeros(0, np.int32))
-    return Dataset(
-        name="recorded",
-        spec=Spec(users, items),
-        train=Interactions(user, item),
-        valid=none,
-        test=none,
-        user_ids=np.arange(users),
-        item_ids=np.arange(items),
-    )
-
-
-def _difference(ours, theirs) -> float:
-    """Largest absolute difference over the largest entry."""
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 
@@ -18,24 +19,8 @@ from mmrec_jax import sweep, train
 from mmrec_jax.models.baseline.ials import IALS
 from mmrec_jax.ops import least_squares
 from mmrec_jax.tasks import matrix
-from mmrec_jax.types import Dataset, Interactions, Spec
 
 FIXTURE = Path(__file__).parent / "fixtures" / "ials.npz"
-
-
-def make_data(user, item, num_users=None, num_items=None):
-    user, item = np.asarray(user, np.int32), np.asarray(item, np.int32)
-    num_users, num_items = num_users or int(user.max()) + 1, num_items or int(item.max()) + 1
-    none = Interactions(np.zeros(0, np.int32), np.zeros(0, np.int32))
-    return Dataset(
-        name="made",
-        spec=Spec(num_users, num_items),
-        train=Interactions(user, item),
-        valid=none,
-        test=none,
-        user_ids=np.arange(num_users),
-        item_ids=np.arange(num_items),
-    )
 
 
 def random_matrix(rows=70, columns=50, seed=0):
@@ -110,7 +95,7 @@ def test_sweeps_equal_the_authors_code():
         case = dict(stored)
     hyper = {"reg": float(case["reg"]), "alpha": float(case["alpha"])}
     dim = case["start"].shape[1]
-    data = make_data(case["user"], case["item"])
+    data = made.dataset(case["user"], case["item"])
     user, item, _ = epochs(data, int(case["epochs"]), case["start"], dim=dim, **hyper)[-1]
     np.testing.assert_allclose(user, case["user_factors"], atol=1e-4)
     np.testing.assert_allclose(item, case["item_factors"], atol=1e-4)
@@ -119,7 +104,7 @@ def test_sweeps_equal_the_authors_code():
 @pytest.mark.parametrize("exponent", [1.0, 0.5])
 def test_the_objective_is_the_papers_and_never_rises(exponent):
     ones = random_matrix(seed=4)
-    data = make_data(*np.nonzero(ones), *ones.shape)
+    data = made.dataset(*np.nonzero(ones), *ones.shape)
     reg, alpha = 0.02, 0.2
     found = epochs(data, 8, dim=5, reg=reg, alpha=alpha, reg_exponent=exponent, init_scale=1.0)
     losses = np.array([float(loss) for *_, loss in found])
@@ -136,7 +121,7 @@ def test_the_objective_is_the_papers_and_never_rises(exponent):
 
 
 def test_the_start_has_the_scale_asked_for_and_follows_the_seed():
-    data = make_data([0, 1999], [0, 29], 2000, 30)
+    data = made.dataset([0, 1999], [0, 29], 2000, 30)
     model, batch = IALS(data.spec, dim=16, init_scale=0.5), matrix.prepare(data, None)
     draw = lambda seed: model.init(jax.random.key(seed), batch, None, method="loss")["factors"]
     first = draw(0)

@@ -2,13 +2,14 @@
 
 import dataclasses
 
+import made
 import numpy as np
 import pytest
 
 from mmrec_jax import data as datasets
 from mmrec_jax.data import knockout
 from mmrec_jax.ops import neighbours
-from mmrec_jax.types import Dataset, Interactions, Spec, UserError
+from mmrec_jax.types import Spec, UserError
 
 KNOBS = {"num_users": 40, "num_items": 60, "mean_interactions": 8.0, "missing": 0.1}
 
@@ -20,19 +21,7 @@ def _data(features, present=None, train=((0,), (0,)), **parts):
     present = {name: np.ones(count, bool) for name in features} | (present or {})
     for name, rows in present.items():
         features[name][~rows] = 0
-    empty = Interactions(np.zeros(0, np.int32), np.zeros(0, np.int32))
-    return Dataset(
-        name="small",
-        spec=Spec(4, count, feature_dims=tuple((n, x.shape[1]) for n, x in features.items())),
-        train=Interactions(*(np.asarray(a, np.int32) for a in train)),
-        valid=empty,
-        test=empty,
-        user_ids=np.arange(4),
-        item_ids=np.arange(count),
-        features=features,
-        present=present,
-        **parts,
-    )
+    return made.dataset(*train, 4, features=features, present=present, name="small", **parts)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -16,7 +17,7 @@ from mmrec_jax.models.multimodal.mambarec import MambaRec
 from mmrec_jax.models.multimodal.mgcn import MGCN
 from mmrec_jax.ops import graph
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Dataset, Interactions, Query, Recommender, Spec, UserError
+from mmrec_jax.types import Dataset, Query, Recommender, UserError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = 2e-5  # of the largest entry; both sides compute in float32
@@ -129,7 +130,9 @@ class Side:
         hyper = {ours: r[f"hyper/{theirs}"].item() for ours, theirs in case.hyper.items()}
         hyper |= case.fixed
         features = {n: r[f"features/{n}"] for n in SIDES}
-        data = _data(r["edge_user"], r["edge_item"], r["num_users"], r["num_items"], features)
+        data = made.dataset(
+            r["edge_user"], r["edge_item"], r["num_users"], r["num_items"], features
+        )
         self.model = case.model(data.spec, dim=int(r["dim"]), **hyper)
         self.ctx = case.model.context(data, **hyper)
         ids = (r[f"batch_{n}"] for n in ("user", "item", "negative"))
@@ -164,33 +167,7 @@ class Side:
         pairs |= {f"part {n}": (parts[n], recorded[f"{prefix}loss/{n}"]) for n in parts}
         for path, value in traverse_util.flatten_dict(grads, sep="/").items():
             pairs[f"gradient of {path}"] = (value, self.theirs(f"{prefix}grad", path))
-        return {what: _difference(*pair) for what, pair in pairs.items()}
-
-
-def _difference(ours, theirs) -> float:
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12))
-
-
-def _data(user, item, users, items, features, present=None) -> Dataset:
-    none = Interactions(user[:0], item[:0])
-    present = present or {n: np.ones(int(items), bool) for n in features}
-    return Dataset(
-        name="tiny",
-        spec=Spec(
-            int(users),
-            int(items),
-            feature_dims=tuple((n, f.shape[1]) for n, f in features.items()),
-        ),
-        train=Interactions(user, item),
-        valid=none,
-        test=none,
-        user_ids=np.arange(users),
-        item_ids=np.arange(items),
-        features=features,
-        present=present,
-    )
+        return {what: made.difference(*pair) for what, pair in pairs.items()}
 
 
 def _query(users: int) -> Query:
@@ -271,7 +248,7 @@ def test_padding_changes_nothing(side):
     longer = longer.replace(weight=longer.weight.at[-5:].set(0.0))
     grad = jax.jit(jax.grad(side.loss, has_aux=True))
     plain, padded = grad(side.params, side.batch), grad(side.params, longer)
-    difference = jax.tree.map(_difference, padded, plain)
+    difference = jax.tree.map(made.difference, padded, plain)
     assert max(jax.tree.leaves(difference)) < TOLERANCE
 
 
@@ -290,7 +267,7 @@ def _tiny(names, missing=()) -> Dataset:
     present = {n: np.ones(ITEMS, bool) for n in names}
     for name, row in missing:
         present[name][row], features[name][row] = False, 0
-    return _data(user, item, USERS, ITEMS, features, present)
+    return made.dataset(user, item, USERS, ITEMS, features, present)
 
 
 def _run(method, data, params=None, **hyper):

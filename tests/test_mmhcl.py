@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -14,7 +15,7 @@ from flax import traverse_util
 from mmrec_jax.models.multimodal.mmhcl import MMHCL
 from mmrec_jax.ops import graph, hypergraph
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Dataset, Interactions, Query, Spec, UserError
+from mmrec_jax.types import Query, Spec, UserError
 
 FIXTURE = Path(__file__).parent / "fixtures" / "mmhcl.npz"
 TOLERANCE = 2e-5  # of the largest entry; both sides compute in float32
@@ -24,22 +25,6 @@ PARAMS = {
     "user_second": "uu_embedding.weight",
     "item_second": "ii_embedding.weight",
 }
-
-
-def _dataset(user, item, size, features, present=None) -> Dataset:
-    none = Interactions(user[:0], item[:0])
-    widths = tuple((n, f.shape[1]) for n, f in features.items())
-    return Dataset(
-        name="tiny",
-        spec=Spec(*size, feature_dims=widths),
-        train=Interactions(user, item),
-        valid=none,
-        test=none,
-        user_ids=np.arange(size[0]),
-        item_ids=np.arange(size[1]),
-        features=features,
-        present=present or {n: np.ones(size[1], bool) for n in features},
-    )
 
 
 @jax.jit
@@ -65,7 +50,7 @@ def side(recorded):
     names = ("reg_weight", "user_weight", "item_weight", "temperature")
     fields = {n: jnp.float32(r[f"hyper/{n}"]) for n in names}
     features = {n: r[f"features/{n}"] for n in ("image", "text")}
-    data = _dataset(r["edge_user"], r["edge_item"], (30, 20), features)
+    data = made.dataset(r["edge_user"], r["edge_item"], 30, 20, features)
     ctx = MMHCL.context(data, knn_k=int(r["hyper/knn_k"]))
     ids = (jnp.asarray(r[f"batch_{n}"]) for n in ("user", "item", "negative"))
     batch = Batch(*ids, jnp.ones(16))
@@ -74,12 +59,6 @@ def side(recorded):
     padded = jax.tree.map(lambda x: jnp.concatenate([x, x[:4]]), batch)
     batch = padded.replace(weight=padded.weight.at[16:].set(0.0))
     return data, fields, params, batch, ctx
-
-
-def _difference(ours, theirs) -> float:
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12))
 
 
 def test_agrees_with_the_authors_code(recorded, side, record_property):
@@ -96,7 +75,7 @@ def test_agrees_with_the_authors_code(recorded, side, record_property):
     assert {n for n in recorded if n.startswith("loss/")} == {f"loss/{n}" for n in parts}
     for ours, theirs in PARAMS.items():
         pairs[f"gradient of {ours}"] = (grads[ours], recorded[f"grad/{theirs}"])
-    difference = {what: _difference(*pair) for what, pair in pairs.items()}
+    difference = {what: made.difference(*pair) for what, pair in pairs.items()}
     worst = max(difference, key=difference.__getitem__)
     record_property("largest_relative_difference", difference[worst])
     print(f"\nMMHCL: {difference[worst]:.1e} ({worst})")

@@ -6,37 +6,25 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 
 from mmrec_jax.models.multimodal import bm3, freedom, vbpr
 from mmrec_jax.ops import graph, neighbours
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Dataset, Interactions, Spec, UserError
+from mmrec_jax.types import Dataset, UserError
 
 USERS, ITEMS = 5, 6
 
 
 def _data(**changes) -> Dataset:
     rng = np.random.default_rng(0)
-    user = np.repeat(np.arange(USERS, dtype=np.int32), 3)
-    item = ((user + np.tile([0, 1, 3], USERS)) % ITEMS).astype(np.int32)
-    none = Interactions(user[:0], item[:0])
+    user = np.repeat(np.arange(USERS), 3)
+    item = (user + np.tile([0, 1, 3], USERS)) % ITEMS
     widths = {"image": 4, "text": 3, "audio": 2}
     features = {n: rng.normal(size=(ITEMS, f)).astype(np.float32) for n, f in widths.items()}
-    present = {n: np.ones(ITEMS, bool) for n in widths}
-    parts = dict(features=features, present=present) | changes
-    dims = tuple((n, f.shape[1]) for n, f in parts["features"].items())
-    return Dataset(
-        name="tiny",
-        spec=Spec(USERS, ITEMS, feature_dims=dims),
-        train=Interactions(user, item),
-        valid=none,
-        test=none,
-        user_ids=np.arange(USERS),
-        item_ids=np.arange(ITEMS),
-        **parts,
-    )
+    return made.dataset(user, item, USERS, ITEMS, **{"features": features, **changes})
 
 
 def _without_row(data: Dataset, item: int, name: str) -> Dataset:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -18,7 +19,7 @@ from mmrec_jax.models.multimodal.freedom import Freedom
 from mmrec_jax.models.multimodal.vbpr import VBPR
 from mmrec_jax.ops import graph
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Dataset, Interactions, Query, Recommender, Spec
+from mmrec_jax.types import Dataset, Query, Recommender
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = 5e-6  # of the largest entry; both sides compute in float32
@@ -175,7 +176,7 @@ def test_agrees_with_the_authors_code(side, record_property):
     pairs |= {f"part {o}": (parts[o], recorded[f"loss/{n}"]) for o, n in side.case.parts.items()}
     for path, value in traverse_util.flatten_dict(grads, sep="/").items():
         pairs[f"gradient of {path}"] = (value, side.theirs("grad", path))
-    difference = {what: _difference(*pair) for what, pair in pairs.items()}
+    difference = {what: made.difference(*pair) for what, pair in pairs.items()}
 
     worst = max(difference, key=difference.__getitem__)
     record_property("largest_relative_difference", difference[worst])
@@ -189,22 +190,22 @@ def test_padding_changes_nothing(side):
     longer = longer.replace(weight=longer.weight.at[-5:].set(0.0))
     grad = jax.grad(side.loss, has_aux=True)
     plain, padded = grad(side.params, side.batch), grad(side.params, longer)
-    difference = jax.tree.map(_difference, padded, plain)
+    difference = jax.tree.map(made.difference, padded, plain)
     assert max(jax.tree.leaves(difference)) < TOLERANCE
 
 
 def test_lightgcn_graph():
     side = Side("lightgcn")
-    assert _difference(_dense(side.ctx.graphs["train"], 50), side.recorded["adjacency"]) < 1e-6
+    assert made.difference(_dense(side.ctx.graphs["train"], 50), side.recorded["adjacency"]) < 1e-6
 
 
 def test_freedom_graphs():
     side = Side("freedom")
-    assert _difference(_dense(side.ctx.graphs["item"], 20), side.recorded["item_graph"]) < 1e-6
+    assert made.difference(_dense(side.ctx.graphs["item"], 20), side.recorded["item_graph"]) < 1e-6
     pruned, full = (_dense(side.ctx.graphs[name], 50) for name in ("train", "full"))
-    assert _difference(pruned, side.recorded["masked_adjacency"]) < 1e-6
+    assert made.difference(pruned, side.recorded["masked_adjacency"]) < 1e-6
     edges = (side.recorded["edge_user"], side.recorded["edge_item"] + 30)
-    assert _difference(full[edges], side.recorded["edge_weight"]) < 1e-6
+    assert made.difference(full[edges], side.recorded["edge_weight"]) < 1e-6
 
 
 def test_freedom_draws_edges_as_the_authors_do():
@@ -235,18 +236,7 @@ def _dataset(recorded: dict[str, np.ndarray]) -> Dataset:
     # Text first: MMRec's VBPR concatenates in this order.
     names = [n for n in ("text", "image") if f"features/{n}" in recorded]
     features = {n: recorded[f"features/{n}"] for n in names}
-    none = Interactions(np.zeros(0, np.int32), np.zeros(0, np.int32))
-    return Dataset(
-        name="recorded",
-        spec=Spec(users, items, feature_dims=tuple((n, f.shape[1]) for n, f in features.items())),
-        train=Interactions(recorded["edge_user"], recorded["edge_item"]),
-        valid=none,
-        test=none,
-        user_ids=np.arange(users),
-        item_ids=np.arange(items),
-        features=features,
-        present={n: np.ones(items, bool) for n in features},
-    )
+    return made.dataset(recorded["edge_user"], recorded["edge_item"], users, items, features)
 
 
 def _identity(size: int) -> dict:
@@ -269,10 +259,3 @@ def _query(users: int) -> Query:
 
 def _dense(adj: graph.Adjacency, size: int) -> np.ndarray:
     return np.asarray(graph.matmul(adj, jnp.eye(size)))
-
-
-def _difference(ours, theirs) -> float:
-    """Largest absolute difference over the largest entry."""
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -16,7 +17,7 @@ from jax.test_util import check_grads
 from mmrec_jax.models.multimodal.rearm import REARM
 from mmrec_jax.ops import graph, scalar_attention
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Dataset, Interactions, Query, Spec, UserError
+from mmrec_jax.types import Query, Spec, UserError
 
 FIXTURE = Path(__file__).parent / "fixtures" / "rearm.npz"
 TOLERANCE = 1e-4  # of the largest entry; both sides compute in float32
@@ -96,9 +97,8 @@ class Side:
         }
         self.hyper = {ours: r[f"hyper/{theirs}"].item() for ours, theirs in HYPER.items()}
         self.hyper |= PLAIN | shares
-        self.data = _dataset(
-            r["edge_user"], r["edge_item"], 30, {n: r[f"features/{n}"] for n in ("image", "text")}
-        )
+        features = {n: r[f"features/{n}"] for n in ("image", "text")}
+        self.data = made.dataset(r["edge_user"], r["edge_item"], 30, features=features)
         self.model = REARM(self.data.spec, dim=8, **self.hyper)
         self.ctx = REARM.context(self.data, **self.hyper)
         ids = (jnp.asarray(r[f"batch_{n}"]) for n in ("user", "item", "negative"))
@@ -127,28 +127,6 @@ def _both(model, params, fixed, batch, ctx):
     return jax.value_and_grad(loss, has_aux=True)(params), rep
 
 
-def _dataset(user, item, users, features, present=None) -> Dataset:
-    none = Interactions(user[:0], item[:0])
-    items = len(next(iter(features.values()))) if features else 20
-    return Dataset(
-        name="tiny",
-        spec=Spec(users, items, feature_dims=tuple((n, f.shape[1]) for n, f in features.items())),
-        train=Interactions(user, item),
-        valid=none,
-        test=none,
-        user_ids=np.arange(users),
-        item_ids=np.arange(items),
-        features=features,
-        present=present or {n: np.ones(items, bool) for n in features},
-    )
-
-
-def _difference(ours, theirs) -> float:
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12))
-
-
 @pytest.fixture(scope="module")
 def side() -> Side:
     return Side()
@@ -171,7 +149,7 @@ def test_agrees_with_the_authors_code(side, record_property):
     assert all(abs(g[n]) < 1e-5 for n in none for g in (grads, {n: side.theirs("grad", n)}))
     rest = [n for n in NAMES if n not in none]
     pairs |= {f"gradient of {n}": (grads[n], side.theirs("grad", n)) for n in rest}
-    difference = {what: _difference(*pair) for what, pair in pairs.items()}
+    difference = {what: made.difference(*pair) for what, pair in pairs.items()}
     worst = max(difference, key=difference.__getitem__)
     record_property("largest_relative_difference", difference[worst])
     print(f"\nREARM: {difference[worst]:.1e} ({worst})")
@@ -215,7 +193,7 @@ def _tiny(names, missing=()):
     present = {n: np.ones(6, bool) for n, _ in names}
     for name, row in missing:
         present[name][row] = False
-    return _dataset(user, item, 5, features, present)
+    return made.dataset(user, item, 5, features=features, present=present)
 
 
 def _drawn(model, ctx):

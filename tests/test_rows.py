@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -17,23 +18,9 @@ from mmrec_jax.layers import Annealing
 from mmrec_jax.models.generative.multvae import MultVAE, unit
 from mmrec_jax.ops import bag
 from mmrec_jax.tasks import rows
-from mmrec_jax.types import Dataset, Interactions, Query, Spec, UserError
+from mmrec_jax.types import Query, UserError
 
 FIXTURE = Path(__file__).parent / "fixtures" / "multvae.npz"
-
-
-def make_data(user, item, num_users, num_items):
-    """A data set with these training interactions and nothing held out."""
-    none = Interactions(np.zeros(0, np.int32), np.zeros(0, np.int32))
-    return Dataset(
-        name="made",
-        spec=Spec(num_users, num_items),
-        train=Interactions(np.asarray(user, np.int32), np.asarray(item, np.int32)),
-        valid=none,
-        test=none,
-        user_ids=np.arange(num_users),
-        item_ids=np.arange(num_items),
-    )
 
 
 def batch_of(data, size, index, weight=None):
@@ -49,26 +36,26 @@ def pairs_of(batch):
 
 
 @pytest.fixture
-def made():
+def four():
     # Rows {2, 4}, {}, {0, 1, 4}, {3}; user 0 has item 4 twice.
-    return make_data([3, 0, 2, 2, 0, 2, 0], [3, 4, 1, 0, 2, 4, 4], num_users=4, num_items=5)
+    return made.dataset([3, 0, 2, 2, 0, 2, 0], [3, 4, 1, 0, 2, 4, 4], users=4, items=5)
 
 
-def test_a_batch_holds_the_rows_of_its_users(made):
-    arrays, batch = batch_of(made, 2, [1, 0])
+def test_a_batch_holds_the_rows_of_its_users(four):
+    arrays, batch = batch_of(four, 2, [1, 0])
     assert arrays.user.tolist() == [0, 2, 3]  # user 1 has nothing to learn from
     assert rows.size(arrays) == 3
     assert batch.user.tolist() == [2, 0]
     assert pairs_of(batch) == [(0, 0), (0, 1), (0, 4), (1, 2), (1, 4)]
-    _, batch = batch_of(made, 2, [2, 1])
+    _, batch = batch_of(four, 2, [2, 1])
     assert pairs_of(batch) == [(0, 3), (1, 0), (1, 1), (1, 4)]
     assert batch.row[4:].tolist() == [2]  # room for the two longest rows
 
 
-def test_an_example_that_only_fills_up_has_no_items(made):
-    _, batch = batch_of(made, 2, [1, 0], [1, 0])
+def test_an_example_that_only_fills_up_has_no_items(four):
+    _, batch = batch_of(four, 2, [1, 0], [1, 0])
     assert pairs_of(batch) == [(0, 0), (0, 1), (0, 4)]
-    arrays, batch = batch_of(made, 9, [0, 1, 2, 0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0, 0])
+    arrays, batch = batch_of(four, 9, [0, 1, 2, 0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0, 0])
     assert arrays.pairs == 6  # all there are
     assert [row for row, _ in pairs_of(batch)] == [0, 0, 1, 1, 1, 2]
 
@@ -161,7 +148,7 @@ def test_multvae_by_hand():
         "output_bias": list(np.log([1.0, 2.0, 5.0])),
     }
     variables = {"params": jax.tree.map(jnp.asarray, tree, is_leaf=lambda x: isinstance(x, list))}
-    data = make_data([0, 0], [0, 2], 1, 3)
+    data = made.dataset([0, 0], [0, 2], 1, 3)
     model = MultVAE(data.spec, dim=1, hidden=(1,))
     _, batch = batch_of(data, 1, [0])
     weight = unit(batch.row, batch.item, 1)
@@ -194,7 +181,7 @@ def test_multvae_agrees_with_recbole():
         case = dict(stored)
     params = jax.tree.map(jnp.asarray, nested(case, "param"))
     num_items, size = len(case["param/item"]), len(case["batch"])
-    data = make_data(case["user"], case["item"], case["user"].max() + 1, num_items)
+    data = made.dataset(case["user"], case["item"], case["user"].max() + 1, num_items)
     model = MultVAE(data.spec, dim=case["noise"].shape[1], hidden=(10, 8))
     _, batch = batch_of(data, size, case["batch"])
     plain = unit(batch.row, batch.item, size)
@@ -320,9 +307,9 @@ def test_anneal_cap_and_dropout_may_vary_along_a_sweep():
 
 
 @pytest.mark.parametrize("hyper", [{"hidden": ()}, {"dim": 0}, {"hidden": (600, 0)}])
-def test_multvae_says_that_widths_are_wrong(made, hyper):
+def test_multvae_says_that_widths_are_wrong(four, hyper):
     with pytest.raises(UserError, match="model.dim and model.hidden"):
-        MultVAE.context(made, **hyper)
+        MultVAE.context(four, **hyper)
 
 
 def test_another_item_table_takes_the_place_of_the_first_layer():
