@@ -175,7 +175,7 @@ def test_itemknn_ties_go_to_the_smaller_item():
     ("hyper", "said"),
     [
         ({"signal": "behavior"}, "model.signal is 'behavior'.*behaviour, content"),
-        ({"signal": "content"}, "made: .* needs item features"),
+        ({"signal": "content"}, "tiny: .* needs item features"),
         ({"k": 0}, "model.k is 0"),
         ({"shrink": -1.0}, "model.shrink -1.0"),
     ],

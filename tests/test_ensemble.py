@@ -120,7 +120,7 @@ def test_it_says_what_is_wrong(data, hyper, said):
 
 
 def test_without_features_it_says_so_in_one_line():
-    with pytest.raises(UserError, match="made: the ensemble needs item features") as caught:
+    with pytest.raises(UserError, match="tiny: the ensemble needs item features") as caught:
         Ensemble.context(made.dataset([0, 1], [0, 1], items=2))
     assert "\n" not in str(caught.value)
 
