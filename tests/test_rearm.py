@@ -287,6 +287,14 @@ def test_scalar_attention_passes_back_what_dropout_spared(monkeypatch):
     check_grads(ours, inputs, order=1, modes=("rev",), rtol=1e-2, atol=1e-3)
 
 
+def test_scalar_attention_keeps_bfloat16_though_the_rate_is_traced():
+    rows, key = jnp.ones((5, 4), jnp.bfloat16), jax.random.key(0)
+    total = lambda x, rate: scalar_attention.attend(x, x, x, key, rate).astype(jnp.float32).sum()
+    assert jax.jit(jax.grad(total))(rows, jnp.float32(0.4)).dtype == jnp.bfloat16
+    out = jax.jit(lambda x, rate: scalar_attention.attend(x, x, x, key, rate))
+    assert out(rows, jnp.float32(0.4)).dtype == jnp.bfloat16
+
+
 def test_features_are_asked_for_by_name(side):
     bare = dataclasses.replace(side.data, features={}, present={})
     with pytest.raises(UserError, match="tiny: REARM needs item features"):

@@ -30,8 +30,9 @@ def attend(
 
 
 def _forward(query, key, value, rng=None, rate=0.0):
-    # At rate 1 nothing is left to scale.
+    # At rate 1 nothing is left to scale; a traced rate would make float32 of all that it meets.
     scale = 1.0 if rng is None else 1.0 / jnp.maximum(1.0 - rate, 1e-6)
+    scale = jnp.asarray(scale, query.dtype)
 
     def block(number, q, k, v):
         power = _powers(q, k)
