@@ -254,18 +254,22 @@ class LowRank(nn.Module):
         bias = self.variable("fixed", "bias", draw(uniform_bias(fan_in), width)).value
         knowledge = jax.lax.stop_gradient(knowledge) @ kernel + bias[None]
 
-        def factor(*shape: int) -> Array:
+        def factor() -> Array:
+            """Logits [B, D r] of the nodes in ``rows``."""
             y = knowledge
             for last in (False, True):
                 bias = uniform_bias(y.shape[-1])
                 y = nn.Dense(size, kernel_init=uniform_fan_in, bias_init=bias)(y)
                 y = y if last else nn.PReLU(negative_slope_init=0.25)(y)
             y = losses.unit(y)
-            own = y if rows is None else graph.take_rows(y, rows)
-            return nn.softmax((own + y.mean(0, keepdims=True)).reshape(-1, *shape), axis=1)
+            return (y if rows is None else graph.take_rows(y, rows)) + y.mean(0, keepdims=True)
 
-        narrow = jnp.einsum("bd,bdr->br", x, factor(width, self.rank))
-        return jnp.einsum("br,brd->bd", narrow, factor(self.rank, width))
+        # No logit exceeds 2. One slice for each of r: an axis this short makes slow loops on CPUs.
+        first, second = factor(), factor()
+        down = [jnp.exp(first[:, r :: self.rank]) for r in range(self.rank)]
+        up = [jnp.exp(logits) for logits in jnp.split(second, self.rank, axis=1)]
+        narrow = [jnp.sum(x * d, 1, keepdims=True) / jnp.sum(d, 1, keepdims=True) for d in down]
+        return sum(n * u for n, u in zip(narrow, up, strict=True)) / sum(up)
 
 
 class ItemNorm(nn.Module):

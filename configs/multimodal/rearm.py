@@ -80,7 +80,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         clothing=clothing,
         lastfm2k={
             "data.features": ("all-MiniLM-L6-v2.npy", "vggish.npy"),
-            "eval.patience": 50,  # 22 steps an epoch at this rate; validation rises slowly, with noise
+            "eval.patience": 50,  # it rises slowly, at this rate with 22 steps an epoch
         },
         frozen={"model.finetune_features": False},
     )
