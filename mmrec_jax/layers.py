@@ -269,7 +269,8 @@ class LowRank(nn.Module):
         down = [jnp.exp(first[:, r :: self.rank]) for r in range(self.rank)]
         up = [jnp.exp(logits) for logits in jnp.split(second, self.rank, axis=1)]
         narrow = [jnp.sum(x * d, 1, keepdims=True) / jnp.sum(d, 1, keepdims=True) for d in down]
-        return sum(n * u for n, u in zip(narrow, up, strict=True)) / sum(up)
+        met = (n * u for n, u in zip(narrow, up, strict=True))
+        return sum(met, jnp.zeros_like(x)) / sum(up)
 
 
 class ItemNorm(nn.Module):

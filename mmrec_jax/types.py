@@ -172,6 +172,11 @@ class Dataset:
 
         return data.from_frames(interactions, features, **options)
 
+    def need_features(self, who: str = "the method") -> None:
+        """Raises a UserError, which says that ``who`` needs item features, where there are none."""
+        if not self.features:
+            raise UserError(f"{self.name}: {who} needs item features; name some in data.features")
+
 
 @struct.dataclass
 class Context:

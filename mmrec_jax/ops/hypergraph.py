@@ -12,7 +12,7 @@ from jax import lax
 from scipy import sparse
 
 from mmrec_jax.ops import graph, topk
-from mmrec_jax.types import Array, Dataset, UserError
+from mmrec_jax.types import Array, Dataset
 
 _ENTRIES = 4_000_000  # of A A^T that are held at a time
 
@@ -72,8 +72,7 @@ def content(data: Dataset, k: int) -> Hypergraph:
     Raises:
       UserError: if there are no features.
     """
-    if not data.features:
-        raise UserError(f"{data.name}: the method needs item features; name some in data.features")
+    data.need_features()
     items, rows, cols = data.spec.num_items, [], []
     for number, (name, features) in enumerate(data.features.items()):
         row, col, cosine = topk.knn(features, k, data.present[name])

@@ -30,8 +30,7 @@ def weights(data: Dataset, names: tuple[str, ...]) -> np.ndarray:
     Raises:
       UserError: if there are no features.
     """
-    if not names:
-        raise UserError(f"{data.name}: DGVAE needs item features; name some in data.features")
+    data.need_features("DGVAE")
     parts = []
     for name in names:
         features, present = data.features[name], data.present[name]

@@ -104,8 +104,7 @@ def unified(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       UserError: if there are no features.
     """
-    if not data.features:
-        raise UserError(f"{data.name}: the method needs item features; name some in data.features")
+    data.need_features()
     parts, there = [], []
     for name in data.spec.modalities:
         length = np.linalg.norm(data.features[name], axis=1)
@@ -128,8 +127,7 @@ def view_graphs(data: Dataset, k: int) -> tuple[dict[str, graph.Adjacency], np.n
     Raises:
       UserError: if there are no features.
     """
-    if not data.features:
-        raise UserError(f"{data.name}: the method needs item features; name some in data.features")
+    data.need_features()
     user, item = data.train.user, data.train.item
     size = (data.spec.num_users, data.spec.num_items)
     root = np.bincount(user, minlength=size[0]), np.bincount(item, minlength=size[1])

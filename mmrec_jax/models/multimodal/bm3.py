@@ -10,7 +10,7 @@ from jax import lax
 from mmrec_jax import layers, losses
 from mmrec_jax.ops import graph
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Array, Context, Dataset, Query, Recommender, UserError
+from mmrec_jax.types import Array, Context, Dataset, Query, Recommender
 
 
 class BM3(Recommender):
@@ -46,8 +46,7 @@ class BM3(Recommender):
 
     @classmethod
     def context(cls, data: Dataset, **hyper) -> Context:
-        if not data.features:
-            raise UserError(f"{data.name}: BM3 needs item features; name some in data.features")
+        data.need_features("BM3")
         size = (data.spec.num_users, data.spec.num_items)
         train = graph.bipartite(data.train.user, data.train.item, *size)
         return Context.of(data, graphs={"train": train})

@@ -9,7 +9,7 @@ from flax import linen as nn
 from mmrec_jax import layers, losses
 from mmrec_jax.ops import graph, neighbours, sphere
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Array, Context, Dataset, Query, Recommender, UserError
+from mmrec_jax.types import Array, Context, Dataset, Query, Recommender
 
 
 class CM3(Recommender):
@@ -57,8 +57,7 @@ class CM3(Recommender):
 
     @classmethod
     def context(cls, data: Dataset, **hyper) -> Context:
-        if not data.features:
-            raise UserError(f"{data.name}: CM3 needs item features; name some in data.features")
+        data.need_features("CM3")
         weights = hyper.get("modality_weights", cls.modality_weights)
         size = (data.spec.num_users, data.spec.num_items)
         graphs = {

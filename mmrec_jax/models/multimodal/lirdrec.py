@@ -8,7 +8,7 @@ from flax import linen as nn
 from mmrec_jax import layers, losses
 from mmrec_jax.ops import graph, neighbours, spectral
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Array, Context, Dataset, Query, Recommender, UserError
+from mmrec_jax.types import Array, Context, Dataset, Query, Recommender
 
 
 class LIRDRec(Recommender):
@@ -56,8 +56,7 @@ class LIRDRec(Recommender):
 
     @classmethod
     def context(cls, data: Dataset, **hyper) -> Context:
-        if not data.features:
-            raise UserError(f"{data.name}: LIRDRec needs item features; name some in data.features")
+        data.need_features("LIRDRec")
         weights = hyper.get("modality_weights", cls.modality_weights)
         size = (data.spec.num_users, data.spec.num_items)
         graphs = {

@@ -12,7 +12,7 @@ from flax import linen as nn
 from mmrec_jax import layers, losses
 from mmrec_jax.ops import graph, hypergraph, neighbours, topk
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Array, Context, Dataset, Query, Recommender, UserError
+from mmrec_jax.types import Array, Context, Dataset, Query, Recommender
 
 
 class REARM(Recommender):
@@ -70,8 +70,7 @@ class REARM(Recommender):
 
     @classmethod
     def context(cls, data: Dataset, **hyper) -> Context:
-        if not data.features:
-            raise UserError(f"{data.name}: REARM needs item features; name some in data.features")
+        data.need_features("REARM")
         get = lambda key: hyper.get(key, getattr(cls, key))
         users, items = data.spec.num_users, data.spec.num_items
         user, item = data.train.user, data.train.item

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from mmrec_jax import layers, losses
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Array, Context, Dataset, Query, Recommender, UserError
+from mmrec_jax.types import Array, Context, Dataset, Query, Recommender
 
 
 class VBPR(Recommender):
@@ -32,8 +32,7 @@ class VBPR(Recommender):
 
     @classmethod
     def context(cls, data: Dataset, **hyper) -> Context:
-        if not data.features:
-            raise UserError(f"{data.name}: VBPR needs item features; name some in data.features")
+        data.need_features("VBPR")
         return Context.of(data)
 
     def setup(self):
