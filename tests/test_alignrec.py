@@ -16,7 +16,7 @@ from mmrec_jax import alignment, losses
 from mmrec_jax.models.multimodal.alignrec import AlignRec, _matched
 from mmrec_jax.ops import graph, neighbours
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Dataset, Interactions, Query, UserError
+from mmrec_jax.types import Interactions, Query, UserError
 
 FIXTURE = Path(__file__).parent / "fixtures" / "alignrec.npz"
 TOLERANCE = 2e-5  # of the largest entry; both sides compute in float32
@@ -161,25 +161,9 @@ def test_unified_vectors_by_hand():
     np.testing.assert_allclose(rows[0] @ rows[1], (0.8 - 1) / 2, rtol=1e-6)
 
 
-USERS, ITEMS = 5, 6
-
-
-def _tiny(names, missing=()) -> Dataset:
-    rng = np.random.default_rng(0)
-    user = np.repeat(np.arange(USERS, dtype=np.int32), 3)
-    item = ((user + np.tile([0, 1, 3], USERS)) % ITEMS).astype(np.int32)
-    widths = {"image": 4, "text": 3, "audio": 2}
-    features = {n: rng.normal(size=(ITEMS, f)).astype(np.float32) for n, f in widths.items()}
-    features = {n: features[n] for n in names}
-    present = {n: np.ones(ITEMS, bool) for n in names}
-    for name, row in missing:
-        present[name][row], features[name][row] = False, 0
-    return made.dataset(user, item, USERS, features=features, present=present)
-
-
 @pytest.mark.parametrize("names", [("audio",), ("image", "text", "audio")])
 def test_any_number_of_modalities_with_missing_rows(names):
-    data = _tiny(names, [(n, 2) for n in names] + [(names[0], 4)])
+    data = made.circle(names, [(n, 2) for n in names] + [(names[0], 4)])
     noisy = {n: f.copy() for n, f in data.features.items()}
     for name, row in [*((n, 2) for n in names), (names[0], 4)]:
         noisy[name][row] = 100.0  # what stands in a missing row changes nothing
@@ -205,21 +189,21 @@ def test_any_number_of_modalities_with_missing_rows(names):
     # An item that shows nothing has its place in the user-item graph alone.
     nodes = jnp.concatenate([params["user"], params["item"]])
     nodes = graph.mean_propagate(ctx.graphs["train"], nodes, 2)
-    np.testing.assert_allclose(rep["item"][2], nodes[USERS + 2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rep["item"][2], nodes[5 + 2], rtol=1e-5, atol=1e-6)
     # Item 2 of the batch has no part in the regression: the other two, over two.
-    view = rep["item"][:2] - nodes[USERS : USERS + 2]
+    view = rep["item"][:2] - nodes[5 : 5 + 2]
     rows = neighbours.unified(data)[0][:2]
     gap = np.linalg.norm(view @ view.T - rows @ rows.T) / 2
     np.testing.assert_allclose(parts["similarity"], gap, rtol=1e-4)
     users = rep["user"][:3] - nodes[:3]
-    contrast = losses.infonce(view, nodes[USERS : USERS + 2], jnp.ones(2), 0.2)
+    contrast = losses.infonce(view, nodes[5 : 5 + 2], jnp.ones(2), 0.2)
     contrast += losses.infonce(users, nodes[:3], jnp.ones(3), 0.2)
     np.testing.assert_allclose(parts["contrast"], contrast, rtol=1e-4)
 
 
 def test_features_are_asked_for():
     with pytest.raises(UserError, match="tiny: .* needs item features"):
-        AlignRec.context(_tiny(()))
+        AlignRec.context(made.circle(()))
 
 
 FEATURES = np.array([[1.0, 0], [0, 2], [3, 4], [0, 0]], np.float32)

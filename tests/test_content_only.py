@@ -18,7 +18,7 @@ from mmrec_jax.models.multimodal.cm3 import CM3
 from mmrec_jax.models.multimodal.lirdrec import LIRDRec
 from mmrec_jax.ops import spectral, sphere
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Dataset, UserError
+from mmrec_jax.types import UserError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = 2e-5  # of the largest entry; both sides compute in float32
@@ -230,33 +230,17 @@ def test_lirdrec_copies_weights_as_the_authors_code():
     _check(pairs)
 
 
-USERS, ITEMS = 4, 6
-
-
-def _tiny(names, missing=()) -> Dataset:
-    """Users 0 to 3 with three items each, of which 5 has none; ``missing`` rows are left out."""
-    rng = np.random.default_rng(0)
-    user = np.repeat(np.arange(USERS, dtype=np.int32), 3)
-    item = ((user + np.tile([0, 1, 3], USERS)) % (ITEMS - 1)).astype(np.int32)
-    widths = {"image": 4, "text": 3, "audio": 2}
-    features = {n: rng.normal(size=(ITEMS, widths[n])).astype(np.float32) for n in names}
-    present = {n: np.ones(ITEMS, bool) for n in names}
-    for name, row in missing:
-        present[name][row], features[name][row] = False, 0
-    return made.dataset(user, item, USERS, ITEMS, features, present)
-
-
 @pytest.mark.parametrize("method", [CM3, LIRDRec])
 def test_features_are_asked_for(method):
     with pytest.raises(UserError, match="tiny: .* needs item features"):
-        method.context(_tiny(()))
+        method.context(made.circle(()))
 
 
 @pytest.mark.parametrize("method", [CM3, LIRDRec])
 @pytest.mark.parametrize("names", [("audio",), ("image", "text", "audio")])
 def test_any_number_of_modalities_with_missing_rows(method, names):
-    # Items 2 and 5 show nothing, item 4 lacks one modality.
-    data = _tiny(names, [(n, i) for n in names for i in (2, 5)] + [(names[0], 4)])
+    # Items 2 and 5 show nothing, nobody has 5, item 4 lacks one modality.
+    data = made.circle(names, [(n, i) for n in names for i in (2, 5)] + [(names[0], 4)], sold=5)
     hyper = {"dim": 8, "layers": 1, "knn_k": 2}
     model, ctx = method(data.spec, **hyper), method.context(data, **hyper)
     ids = (jnp.array(x, jnp.int32) for x in ([0, 1, 2], [0, 1, 5], [2, 4, 4]))
@@ -282,7 +266,7 @@ def test_any_number_of_modalities_with_missing_rows(method, names):
     weight = shown["user_channel_weight"]
     assert weight.shape == (len(names) + 1,)
     np.testing.assert_allclose(weight.sum(), 1.0, rtol=1e-5)
-    item = rep["item"].reshape(ITEMS, len(names) + 1, -1)
+    item = rep["item"].reshape(6, len(names) + 1, -1)
     assert not item[5].any()  # neither content nor users
     assert item[2].any()  # its users tell of it
     # What stands in a missing row changes nothing.

@@ -188,19 +188,12 @@ def test_divergence_and_mutual_information_by_hand():
 
 @pytest.mark.parametrize("names", [("audio",), ("image", "text", "audio")])
 def test_any_number_of_modalities_with_missing_rows(names):
-    rng = np.random.default_rng(0)
-    user = np.repeat(np.arange(5, dtype=np.int32), 3)
-    item = ((user + np.tile([0, 1, 3], 5)) % 6).astype(np.int32)
-    widths = {"image": 4, "text": 3, "audio": 2}
-    features = {n: rng.normal(size=(6, widths[n])).astype(np.float32) for n in names}
-    noisy = {n: f.copy() for n, f in features.items()}
-    present = {n: np.arange(6) != 2 for n in names}
-    for name in names:
-        features[name][2], noisy[name][2] = 0, 100.0
-    data = made.dataset(user, item, 5, features=features, present=present)
-    contexts = [
-        DGVAE.context(dataclasses.replace(data, features=f), knn_k=3) for f in (features, noisy)
-    ]
+    data = made.circle(names, [(n, 2) for n in names])
+    noisy = {n: f.copy() for n, f in data.features.items()}
+    for features in noisy.values():
+        features[2] = 100.0
+    noisy = dataclasses.replace(data, features=noisy)
+    contexts = [DGVAE.context(each, knn_k=3) for each in (data, noisy)]
     jax.tree.map(np.testing.assert_array_equal, *contexts)
     assert not contexts[0].tables["words"][2].any()
     model, batch = DGVAE(data.spec, dim=4), _batch(data, np.arange(5), np.ones(5))
@@ -208,7 +201,7 @@ def test_any_number_of_modalities_with_missing_rows(names):
     init = lambda ctx: model.init_with_output(keys, batch, ctx, method="loss")
     (loss, _), variables = jax.jit(init)(contexts[0])
     assert np.isfinite(loss)
-    assert variables["params"]["text"]["thing"].shape == (sum(widths[n] for n in names), 4)
+    assert variables["params"]["text"]["thing"].shape == (sum(made.WIDTHS[n] for n in names), 4)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import jax
+import made
 import numpy as np
 import pytest
 
@@ -35,12 +36,8 @@ _spec.loader.exec_module(faults)
 
 
 def tiny():
-    config = lightgcn.get_config()
-    config.data.knobs.num_users, config.data.knobs.num_items = 60, 40
-    config.model.dim = 8
-    config.train.epochs, config.train.batch_size = EPOCHS, 128
-    config.checkpoint.every = 2
-    return config
+    changes = {"model.dim": 8, "train.epochs": EPOCHS, "checkpoint.every": 2}
+    return made.config(lightgcn, None, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from mmrec_jax.models.multimodal.mambarec import MambaRec
 from mmrec_jax.models.multimodal.mgcn import MGCN
 from mmrec_jax.ops import graph
 from mmrec_jax.tasks.pairwise import Batch
-from mmrec_jax.types import Dataset, Query, Recommender, UserError
+from mmrec_jax.types import Query, Recommender, UserError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = 2e-5  # of the largest entry; both sides compute in float32
@@ -252,22 +252,7 @@ def test_padding_changes_nothing(side):
     assert max(jax.tree.leaves(difference)) < TOLERANCE
 
 
-USERS, ITEMS = 5, 6
 HYPER = {"dim": 8, "knn_k": 3, "finetune_features": False}
-
-
-def _tiny(names, missing=()) -> Dataset:
-    """Users 0 to 4 with three items each; rows ``(name, item)`` of ``missing`` are left out."""
-    rng = np.random.default_rng(0)
-    user = np.repeat(np.arange(USERS, dtype=np.int32), 3)
-    item = ((user + np.tile([0, 1, 3], USERS)) % ITEMS).astype(np.int32)
-    widths = {"image": 4, "text": 3, "audio": 2}
-    features = {n: rng.normal(size=(ITEMS, f)).astype(np.float32) for n, f in widths.items()}
-    features = {n: features[n] for n in names}
-    present = {n: np.ones(ITEMS, bool) for n in names}
-    for name, row in missing:
-        present[name][row], features[name][row] = False, 0
-    return made.dataset(user, item, USERS, ITEMS, features, present)
 
 
 def _run(method, data, params=None, **hyper):
@@ -293,13 +278,13 @@ def _run(method, data, params=None, **hyper):
 @pytest.mark.parametrize("method", [MGCN, MambaRec, Lattice])
 def test_features_are_asked_for(method):
     with pytest.raises(UserError, match="tiny: .* needs item features"):
-        method.context(_tiny(()))
+        method.context(made.circle(()))
 
 
 @pytest.mark.parametrize("method", [MGCN, MambaRec, Lattice])
 @pytest.mark.parametrize("names", [("audio",), ("image", "text", "audio")])
 def test_any_number_of_modalities_with_missing_rows(method, names):
-    data = _tiny(names, [(n, 2) for n in names] + [(names[0], 4)])
+    data = made.circle(names, [(n, 2) for n in names] + [(names[0], 4)])
     params, loss, _, rep, ctx, model = _run(method, data)
     assert np.isfinite(loss)
     shown = model.apply({"params": params}, rep, ctx, method="explain")
@@ -309,7 +294,7 @@ def test_any_number_of_modalities_with_missing_rows(method, names):
     nodes = graph.mean_propagate(
         ctx.graphs["train"], jnp.concatenate([*bare.values()]), model.layers
     )
-    np.testing.assert_allclose(rep["item"][2], nodes[USERS + 2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rep["item"][2], nodes[5 + 2], rtol=1e-5, atol=1e-6)
     # What stands in a missing row changes nothing.
     noise = {n: f.copy() for n, f in data.features.items()}
     for name in names:
@@ -320,7 +305,7 @@ def test_any_number_of_modalities_with_missing_rows(method, names):
 
 
 def test_one_modality_is_not_fused():
-    params, _, _, rep, ctx, model = _run(MGCN, _tiny(("text",)))
+    params, _, _, rep, ctx, model = _run(MGCN, made.circle(("text",)))
     assert "fuse" not in params
     gate = jax.nn.sigmoid(
         (
@@ -333,24 +318,24 @@ def test_one_modality_is_not_fused():
     view = graph.matmul(ctx.graphs["text"], gate * params["item"])
     nodes = jnp.concatenate([params["user"], params["item"]])
     behaviour = graph.mean_propagate(ctx.graphs["train"], nodes, 2)
-    np.testing.assert_allclose(rep["item"], behaviour[USERS:] + view, rtol=1e-5)
+    np.testing.assert_allclose(rep["item"], behaviour[5:] + view, rtol=1e-5)
 
 
 def test_discrepancies_are_of_all_pairs_between_items_that_have_both():
     names = ("image", "text", "audio")
-    params, loss, parts, *_ = _run(MambaRec, _tiny(names), mmd_weight=2.0)
+    params, loss, parts, *_ = _run(MambaRec, made.circle(names), mmd_weight=2.0)
     pairs = ("mmd_image_text", "mmd_image_audio", "mmd_text_audio")
     assert {n for n in parts if n.startswith("mmd")} == set(pairs)
     rest = parts["bpr"] + 1e-4 * parts["reg"] + 0.01 * parts["contrast"]
     np.testing.assert_allclose(loss - rest, 2.0 * sum(parts[n] for n in pairs), rtol=1e-4)
     # Items 0, 1 and 5 are in the batch; with text of none of them only image meets audio.
-    gap = _run(MambaRec, _tiny(names, [("text", i) for i in (0, 1, 5)]), params)[2]
+    gap = _run(MambaRec, made.circle(names, [("text", i) for i in (0, 1, 5)]), params)[2]
     assert gap["mmd_image_text"] == gap["mmd_text_audio"] == 0.0
     np.testing.assert_allclose(gap["mmd_image_audio"], parts["mmd_image_audio"], rtol=1e-5)
 
 
 def test_dropout_of_mambarec_is_for_training_only():
-    data = _tiny(("image", "text"))
+    data = made.circle(("image", "text"))
     params, _, _, rep, ctx, _ = _run(MambaRec, data)
     model = MambaRec(data.spec, **HYPER, dropout=0.5)
     again = model.apply({"params": params}, ctx, method="represent")
@@ -367,7 +352,7 @@ def test_dropout_of_mambarec_is_for_training_only():
 
 
 def test_mambarec_begins_as_pytorch():
-    data = _tiny(("image",))
+    data = made.circle(("image",))
     model, ctx = MambaRec(data.spec, dim=64), MambaRec.context(data)
     batch = Batch(*(jnp.array([0, 1], jnp.int32),) * 3, jnp.ones(2))
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
@@ -403,19 +388,19 @@ def test_the_learned_graph_of_lattice_is_that_of_a_dense_one():
 
 @pytest.mark.parametrize("method", [MGCN, MambaRec])
 def test_a_missing_row_gives_no_view_without_item_graphs_either(method):
-    data = _tiny(("image", "text"), [("image", 2), ("text", 2)])
+    data = made.circle(("image", "text"), [("image", 2), ("text", 2)])
     params, _, _, rep, ctx, model = _run(method, data, item_layers=0)
     nodes = jnp.concatenate([params["user"], params["item"]])
     nodes = graph.mean_propagate(ctx.graphs["train"], nodes, model.layers)
-    np.testing.assert_allclose(rep["item"][2], nodes[USERS + 2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rep["item"][2], nodes[5 + 2], rtol=1e-5, atol=1e-6)
 
 
 def test_users_see_nothing_of_an_item_in_the_view_that_it_lacks():
     # Without item graphs users gather the gated items themselves.
     params, _, _, _, ctx, model = _run(
-        MGCN, _tiny(["image", "text"], [("image", 1)]), item_layers=0
+        MGCN, made.circle(["image", "text"], [("image", 1)]), item_layers=0
     )
     changed = {**params, "item": params["item"].at[1].add(5.0)}
     views = [model.apply({"params": p}, ctx, method="_views")[1] for p in (params, changed)]
     np.testing.assert_array_equal(views[0]["image"], views[1]["image"])
-    assert np.abs(views[0]["text"] - views[1]["text"])[:USERS].max() > 0.1
+    assert np.abs(views[0]["text"] - views[1]["text"])[:5].max() > 0.1

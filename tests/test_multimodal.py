@@ -15,17 +15,6 @@ from mmrec_jax.ops import graph, neighbours
 from mmrec_jax.tasks.pairwise import Batch
 from mmrec_jax.types import Dataset, UserError
 
-USERS, ITEMS = 5, 6
-
-
-def _data(**changes) -> Dataset:
-    rng = np.random.default_rng(0)
-    user = np.repeat(np.arange(USERS), 3)
-    item = (user + np.tile([0, 1, 3], USERS)) % ITEMS
-    widths = {"image": 4, "text": 3, "audio": 2}
-    features = {n: rng.normal(size=(ITEMS, f)).astype(np.float32) for n, f in widths.items()}
-    return made.dataset(user, item, USERS, ITEMS, **{"features": features, **changes})
-
 
 def _without_row(data: Dataset, item: int, name: str) -> Dataset:
     present = {n: p.copy() for n, p in data.present.items()}
@@ -53,11 +42,11 @@ def _parts(method, data, batch, params=None, **hyper):
 @pytest.mark.parametrize("method", [vbpr.Model, bm3.Model])
 def test_features_are_asked_for(method):
     with pytest.raises(UserError, match="tiny: .* needs item features"):
-        method.context(_data(features={}, present={}))
+        method.context(made.circle(()))
 
 
 def test_vbpr_gives_no_content_half_to_an_item_without_features():
-    data = _data()
+    data = made.circle()
     for name in data.features:
         data = _without_row(data, 2, name)
     data = _without_row(data, 3, "text")
@@ -71,7 +60,7 @@ def test_vbpr_gives_no_content_half_to_an_item_without_features():
 
 
 def test_bm3_averages_content_terms_over_present_items():
-    data, hyper = _data(), {"dropout": 0.0, "finetune_features": False}
+    data, hyper = made.circle(), {"dropout": 0.0, "finetune_features": False}
     params, _ = _parts(bm3.Model, data, _batch([0, 1, 2], [3, 4, 5]), **hyper)
     gap = _without_row(data, 2, "text")
     _, parts = _parts(bm3.Model, gap, _batch([0, 1, 2], [3, 4, 5]), params, **hyper)
@@ -85,7 +74,7 @@ def test_bm3_averages_content_terms_over_present_items():
 
 def test_freedom_skips_feature_pairs_with_a_missing_row():
     hyper = {"finetune_features": False, "item_layers": 0}
-    data = _data()
+    data = made.circle()
     params, _ = _parts(freedom.Model, data, _batch([0, 1, 2], [3, 4, 5]), **hyper)
     gap = _without_row(_without_row(data, 5, "text"), 1, "image")
     _, parts = _parts(freedom.Model, gap, _batch([0, 1, 2], [3, 4, 5]), params, **hyper)
@@ -98,24 +87,22 @@ def test_freedom_skips_feature_pairs_with_a_missing_row():
 
 def test_freedom_needs_no_features_where_a_graph_is_given():
     row, col, weight = np.array([0, 3]), np.array([1, 3]), np.array([0.5, 2.0], np.float32)
-    data = _data(features={}, present={}, item_graphs={"given": (row, col, weight)})
+    data = dataclasses.replace(made.circle(()), item_graphs={"given": (row, col, weight)})
     params, parts = _parts(freedom.Model, data, _batch([0, 1], [3, 4]))
     assert set(parts) == {"bpr"}
     assert set(params["params"]) == {"user", "item"}
-    expected = np.zeros((ITEMS, ITEMS), np.float32)
+    expected = np.zeros((6, 6), np.float32)
     expected[row, col] = weight
     items = freedom.Model.context(data).graphs["item"]
-    np.testing.assert_allclose(graph.matmul(items, jnp.eye(ITEMS)), expected)
+    np.testing.assert_allclose(graph.matmul(items, jnp.eye(6)), expected)
     with pytest.raises(UserError, match="needs item features or an item graph"):
-        freedom.Model.context(_data(features={}, present={}))
+        freedom.Model.context(made.circle(()))
 
 
 def test_item_graph_sums_the_named_modalities():
-    data = _data()
+    data = made.circle()
     single = {
-        name: np.asarray(
-            graph.matmul(neighbours.item_graph(data, 2, ((name, 1.0),)), jnp.eye(ITEMS))
-        )
+        name: np.asarray(graph.matmul(neighbours.item_graph(data, 2, ((name, 1.0),)), jnp.eye(6)))
         for name in data.features
     }
     for name, value in single.items():  # each item: itself and its nearest, 1/2 each
@@ -131,20 +118,20 @@ def test_item_graph_sums_the_named_modalities():
         (weighted, 0.9 * single["text"] + 0.1 * single["image"]),
         (equal, sum(single.values()) / 3),
     ):
-        np.testing.assert_allclose(graph.matmul(adj, jnp.eye(ITEMS)), expected, rtol=1e-5)
+        np.testing.assert_allclose(graph.matmul(adj, jnp.eye(6)), expected, rtol=1e-5)
     with pytest.raises(UserError, match="names vision, but tiny has image, text, audio"):
         neighbours.item_graph(data, 2, (("vision", 1.0),))
 
 
 def test_freedom_keeps_all_edges_without_dropout():
-    data = _data()
+    data = made.circle()
     model, ctx = freedom.Model(data.spec, dropout=0.0), freedom.Model.context(data)
-    params = {"user": jnp.zeros((USERS, 64)), "item": jnp.zeros((ITEMS, 64))}
+    params = {"user": jnp.zeros((5, 64)), "item": jnp.zeros((6, 64))}
     assert model.apply({"params": params}, ctx, method="refresh") is ctx
 
 
 def test_bm3_drops_entries_of_the_targets_only():
-    data, batch = _data(), _batch([0, 1], [3, 4])
+    data, batch = made.circle(), _batch([0, 1], [3, 4])
     params, dropped = _parts(bm3.Model, data, batch, dropout=0.5)
     _, whole = _parts(bm3.Model, data, batch, params, dropout=0.0)
     assert all(dropped[n] != whole[n] for n in whole if n != "reg")

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 from matplotlib import image
@@ -85,13 +86,9 @@ def assert_alone(found):
 
 
 def tiny(method=mf_config, **changes):
-    config = method.get_config("debug")
-    config.data.knobs.num_users, config.data.knobs.num_items = 60, 40
-    config.train.batch_size = 128
-    if config.train.epochs:
-        config.train.epochs, config.model.dim = 2, 4
-    config.update_from_flattened_dict(changes)
-    return config
+    learns = method.get_config().train.epochs
+    few = {"train.epochs": 2, "model.dim": 4} if learns else {}
+    return made.config(method, **{**few, **changes})
 
 
 def write(workdir, **more):

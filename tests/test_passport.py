@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import made
 import numpy as np
 import pytest
 
@@ -32,13 +33,8 @@ LATE = frame(
 
 
 def tiny(method=mf, **changes):
-    config = method.get_config("debug")
-    config.data.knobs.num_users, config.data.knobs.num_items = 60, 40
-    config.train.batch_size, config.eval.patience = 128, 1
-    if config.train.epochs:
-        config.train.epochs = 4
-    config.update_from_flattened_dict(changes)
-    return config
+    few = {"eval.patience": 1} | ({"train.epochs": 4} if method.get_config().train.epochs else {})
+    return made.config(method, **{**few, **changes})
 
 
 @pytest.fixture(autouse=True)

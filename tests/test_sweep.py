@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import jax
+import made
 import numpy as np
 import pytest
 
@@ -27,12 +28,10 @@ GRID = {"optim.lr": (0.3, 0.02), "model.reg_weight": (1e-2,), "seed": (0, 3)}
 
 
 def tiny(method=mf, **changes):
-    config = method.get_config("debug")
-    config.data.knobs.num_users, config.data.knobs.num_items = 60, 40
-    config.train.batch_size, config.eval.patience, config.checkpoint.every = 128, 1, 2
-    if config.train.epochs:
-        config.train.epochs, config.model.dim = 6, 4
-    config.update_from_flattened_dict(changes)
+    few = {"eval.patience": 1, "checkpoint.every": 2}
+    if method.get_config().train.epochs:
+        few |= {"train.epochs": 6, "model.dim": 4}
+    config = made.config(method, **{**few, **changes})
     config.lock()
     return config
 

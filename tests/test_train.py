@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import optax
 import pytest
@@ -17,11 +18,7 @@ from mmrec_jax.types import UserError
 
 
 def tiny(**changes):
-    config = lightgcn.get_config("debug")
-    config.data.knobs.num_users, config.data.knobs.num_items = 60, 40
-    config.model.dim, config.train.batch_size = 8, 128
-    config.update_from_flattened_dict(changes)
-    return config
+    return made.config(lightgcn, **{"model.dim": 8, **changes})
 
 
 def steps(config, count, grad=2.0, value=1.0, epochs=2):
