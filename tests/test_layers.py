@@ -131,15 +131,15 @@ def test_low_rank_by_hand():
     nothing = jax.tree.map(jnp.zeros_like, params)
     out = module.apply({**made, "params": nothing}, x, knowledge, rows)
     np.testing.assert_allclose(out, [[2.0, 2.0], [6.0, 6.0]], rtol=1e-6)
-    # The first factor's last bias (1, 0, 0, 0): unit length, and as much again by the mean.
+    # The last biases of both factors (0, 1, 0, 0): unit length, and as much again by the mean.
     one = jax.tree.map(jnp.zeros_like, params)
-    one["Dense_1"]["bias"] = one["Dense_1"]["bias"].at[0].set(9.0)
+    for last in ("Dense_1", "Dense_3"):
+        one[last]["bias"] = one[last]["bias"].at[1].set(9.0)
     out = module.apply({**made, "params": one}, x, knowledge, rows)
-    part = np.exp(2) / (np.exp(2) + 1)  # of number 0 in column 0; column 1 is even
-    narrow = part * x[:, 0] + (1 - part) * x[:, 1], x.mean(1)
-    np.testing.assert_allclose(
-        out, np.repeat((narrow[0] + narrow[1])[:, None] / 2, 2, 1), rtol=1e-6
-    )
+    part = np.exp(2) / (np.exp(2) + 1)
+    even, odd = x.mean(1), part * x[:, 0] + (1 - part) * x[:, 1]  # number 0 leads in column 1
+    both = (even + odd) / 2, part * even + (1 - part) * odd  # row 0 leads in column 1
+    np.testing.assert_allclose(out, np.stack(both, axis=1), rtol=1e-6)
 
 
 def test_low_rank_takes_its_mean_over_all_nodes_whatever_the_rows():
