@@ -5,24 +5,24 @@
 
 The second command trains nothing: it sets what is published beside what finished runs reached.
 
-``--data`` is the folder that holds ``baby/``, ``lastfm2k/`` and so on. Each method tries every
-setting of its grid, or at most ``TRIALS`` drawn from it, with seed 0; the setting that validates
-best runs with the other seeds. Finished runs are not repeated, and one that was cut off goes on,
-so the command may be killed and called again, or called for some methods at a time (``--only``).
+``--data`` is the folder that holds ``baby/``, ``lastfm2k/`` and so on. For each method a sweep
+tries every setting of its grid, or at most ``TRIALS`` drawn from it, with seed 0; the setting that
+validates best runs with the other seeds. Finished runs are not repeated, and one that was cut off
+goes on, so the command may be killed and called again, or called for some methods (``--only``).
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import itertools
 import json
-import random
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
-from mmrec_jax import compare, report, store, train
+from mmrec_jax import compare, report, store, sweep
+from mmrec_jax import run as runs
 
 TRIALS = 7  # settings per method where a section tunes the grids of the papers
 
@@ -223,11 +223,12 @@ def section(given: argparse.Namespace) -> str:
         raise SystemExit(f"--only: {min(unknown)} is none of {', '.join(row[0] for row in rows)}")
     for label, config, grid in rows:
         if label in only:
-            make = lambda setting, seed, config=config: configuration(
-                config, f"{given.data}/{source}", setting, seed
+            print(folder / label, flush=True)
+            setting, best = tuned(
+                folder / label, config, f"{given.data}/{source}", grid, given.seeds
             )
-            best = best_setting(folder / label, make, space(config, grid), given.seeds)
-            store.write_json(folder / f"{label}.json", {"chosen": best, "config": config})
+            entry = {"chosen": best, "config": config, "setting": setting}
+            store.write_json(folder / f"{label}.json", entry)
             chosen += best
     table = report.results(chosen, metrics, *facts)
     reference = folder / f"{AGAINST.get(given.section)}.json"
@@ -268,66 +269,45 @@ def published(runs: Path) -> str:
         minutes = [run["epochs"] * run["seconds_per_epoch"] / 60 for run in found]
         cells = [name, label, source, " / ".join(f"{value:.4f}" for value in values)]
         cells += [" / ".join(ours), str(len(found)), f"`{entry['config']}`"]
-        cells += [Path(entry["chosen"][0]).parent.name, f"`{found[0]['split_hash'][:8]}`"]
+        setting = [f"{key.rpartition('.')[2]}={value}" for key, value in entry["setting"].items()]
+        cells += [", ".join(setting) or "given", f"`{found[0]['split_hash'][:8]}`"]
         lines.append("| " + " | ".join([*cells, report.spread(minutes, 0)]) + " |")
         devices.add(found[0]["device"]["kind"])
     return "\n".join([*lines, "", f"Minutes of training a run, on: {', '.join(sorted(devices))}."])
 
 
-def configuration(name: str, source: str, setting: dict, seed: int):
-    """The configuration ``family.method:variant`` on ``source``, with a setting and a seed."""
+def tuned(
+    folder: Path, name: str, source: str, grid: dict[str, tuple] | None, count: int
+) -> tuple[dict[str, Any], list[Path]]:
+    """The setting that validates best with the first seed, and its runs, one per seed.
+
+    Args:
+      folder: where the runs are, those of the search and those of the other seeds.
+      name: the configuration, ``family.method:variant``.
+      source: its data.
+      grid: values by dotted key, of which a lone one is no choice; None for the method's own.
+      count: of the seeds; closed forms have one.
+    """
     module, _, variant = name.partition(":")
-    config = importlib.import_module(f"configs.{module}").get_config(variant or None)
-    config.update_from_flattened_dict({**setting, "data.source": source, "seed": seed})
-    return config
+    module = importlib.import_module(f"configs.{module}")
+    config = module.get_config(variant or None)
+    grid = module.sweep() if grid is None else grid
+    given = {key: values[0] for key, values in grid.items() if len(values) == 1}
+    config.update_from_flattened_dict({**given, "data.source": source, "sweep.trials": TRIALS})
+    choices = {key: values for key, values in grid.items() if len(values) > 1}
+    setting, best = swept(config, choices, folder / "search") if choices else ({}, [])
+    config.update_from_flattened_dict(setting)
+    if seeds := tuple(range(count if config.train.epochs else 1))[len(best) :]:
+        best += swept(config, {"seed": seeds}, folder / "seeds")[1]
+    return {**given, **setting}, best
 
 
-def space(config: str, grid: dict | None) -> list[dict]:
-    """All settings of a grid, or ``TRIALS`` of them, always the same ones."""
-    if grid is None:
-        grid = importlib.import_module(f"configs.{config.partition(':')[0]}").sweep()
-    settings = [
-        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
-    ]
-    if len(settings) > TRIALS:
-        settings = random.Random(0).sample(settings, TRIALS)
-    return settings
-
-
-def best_setting(folder: Path, make, settings: list[dict], count: int) -> list[Path]:
-    """The directories, one per seed, of the setting that validates best with the first seed."""
-    workdirs = {}
-    for setting in settings:
-        words = [f"{key.rpartition('.')[2]}={_word(value)}" for key, value in setting.items()]
-        workdirs[folder / ("_".join(words) or "given")] = setting
-    if len(workdirs) > 1:
-        values = {path: validated(path / "0", make(workdirs[path], 0)) for path in workdirs}
-        best = max(values, key=values.__getitem__)
-    else:
-        (best,) = workdirs
-    config = make(workdirs[best], 0)
-    seeds = range(count if config.train.epochs else 1)  # closed forms have no seed
-    for seed in seeds:
-        finish(best / str(seed), make(workdirs[best], seed))
-    return [best / str(seed) for seed in seeds]
-
-
-def _word(value) -> str:
-    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def validated(workdir: Path, config) -> float:
-    """The validation metric of a run, which is made if it is not there."""
-    return finish(workdir, config)["valid"][config.eval.metric]
-
-
-def finish(workdir: Path, config) -> dict:
-    """The summary of a run, which is made if it is not there."""
-    path = workdir / "summary.json"
-    if not path.exists():
-        print(workdir, flush=True)
-        train.train(config, workdir)
-    return json.loads(path.read_text())
+def swept(config, space: dict[str, tuple], workdir: Path) -> tuple[dict[str, Any], list[Path]]:
+    """The winning setting of a sweep and its runs; one that has ended is not repeated."""
+    ended = (workdir / "summary.json").exists()
+    summary = store.read_summary(workdir) if ended else sweep.sweep(config, space, workdir)
+    winner = summary["winner"]
+    return runs.tuples(winner["values"]), [workdir / name for name in winner["members"]]
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
-"""The benchmark's made-up data, its driver of MMRec, and, where torch is, its baselines."""
+"""The benchmarks: made-up data, the driver of MMRec, baselines (of torch), reproduction."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks import mmrec, originals, sizes
+from benchmarks import mmrec, originals, reproduce, sizes
 from mmrec_jax.types import Dataset, Interactions, Spec, UserError
 
 ROOT = Path(__file__).parents[1]
@@ -290,3 +293,42 @@ def test_an_epoch_of_theirs_is_its_first_step_and_as_many_others(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", ORIGINAL, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert not done.returncode, done.stderr
+
+
+def test_reproducing_searches_with_the_first_seed_and_repeats_nothing(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    pairs = pd.DataFrame({"user": np.repeat(np.arange(40), 12), "item": rng.zipf(1.3, 480) % 90})
+    pairs.drop_duplicates().to_csv(tmp_path / "tiny.csv", index=False)
+    fast = {"train.epochs": (3,), "train.batch_size": (128,), "model.dim": (4,)}
+    rows = [
+        ("mf", "baseline.mf:debug", {**fast, "optim.lr": (1e-7, 0.03)}),
+        ("popularity", "baseline.popularity:debug", {}),
+    ]
+    monkeypatch.setitem(reproduce.SECTIONS, "tiny", ("tiny.csv", ("recall@20",), rows))
+    given = argparse.Namespace(
+        section="tiny", data=tmp_path, runs=tmp_path / "runs", only=None, seeds=2
+    )
+    table = reproduce.section(given)
+    folder = tmp_path / "runs" / "tiny"
+    found = json.loads((folder / "mf.json").read_text())
+    read = lambda run: json.loads((Path(run) / "summary.json").read_text())
+    runs = [read(run) for run in found["chosen"]]
+    assert [run["config"]["seed"] for run in runs] == [0, 1]
+    assert all(run["config"]["model"]["dim"] == 4 for run in runs)
+    tried = [
+        json.loads(path.read_text()) for path in sorted(folder.glob("mf/search/0*/summary.json"))
+    ]
+    reached = [run["valid"]["recall@20"] for run in tried]
+    assert reached[0] < reached[1]
+    assert (
+        {run["config"]["optim"]["lr"] for run in runs} == {found["setting"]["optim.lr"]} == {0.03}
+    )
+    assert sum("test" in run for run in tried) == 1  # the test part is for what was chosen
+    assert len(json.loads((folder / "popularity.json").read_text())["chosen"]) == 1
+    assert "| baseline.mf | 2 |" in table and "| baseline.popularity | 1 |" in table
+
+    monkeypatch.setattr(reproduce.sweep, "sweep", None)  # would fail if it were called
+    assert reproduce.section(given) == table
+    monkeypatch.setattr(reproduce, "PUBLISHED", [("tiny", "mf", "a paper", 0.5)])
+    row = reproduce.published(tmp_path / "runs").splitlines()[2]
+    assert f"lr={found['setting']['optim.lr']}" in row and "| 0.5000 |" in row
