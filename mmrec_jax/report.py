@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import json
 import os
 import statistics
@@ -15,10 +16,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmrec_jax import hosts, logs, store
 from mmrec_jax.types import UserError
+
+if TYPE_CHECKING:
+    from mmrec_jax.group import Member
 
 PACKAGES = ("mmrec_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -76,6 +80,64 @@ class Progress:
     def close(self) -> None:
         """Leaves the bar as it stands."""
         self._bar.close()
+
+
+class Board:
+    """Progress of a whole sweep on standard error: a line every ``interval`` seconds at most."""
+
+    def __init__(self, members: Sequence[Member], interval: float = 10.0):
+        self._members, self._interval = members, interval
+        self._epochs: dict[int, int] = {}  # by member, reached in this session
+        self._trained, self._began, self._next = 0, time.monotonic(), 0.0
+        self.until = 0
+
+    def update(self, member: Member, epoch: int, loss: float, value: float | None) -> None:
+        """Takes note of an epoch of a member."""
+        self._trained += 1
+        self._epochs[id(member)] = epoch
+        shown = "" if value is None else f", {member.config.eval.metric} {value:.4f}"
+        self.show(f"{member.workdir.name} epoch {epoch}, loss {loss:.4f}{shown}")
+
+    def show(self, what: str) -> None:
+        """Prints a line if it is time."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._interval
+            ended = sum(member.ended for member in self._members)
+            line = f"sweep: {ended}/{len(self._members)} runs ended, {what}{self._eta(now)}"
+            print(line, file=sys.stderr, flush=True)
+
+    def _eta(self, now: float) -> str:
+        """The time left if those that train stop when, on average, the others did."""
+        if not self._trained:
+            return ""
+        ended = [self._epochs[id(m)] for m in self._members if m.ended and id(m) in self._epochs]
+        each = statistics.fmean(ended) if ended else self.until
+        left = sum(
+            max(each - self._epochs.get(id(member), 0), 0)
+            for member in self._members
+            if not member.ended
+        )
+        return f", ETA {clock((now - self._began) / self._trained * left)}"
+
+    def line(self, member: Member) -> Line:
+        """What a lone run shows its progress on."""
+        return Line(self, member)
+
+
+@dataclasses.dataclass
+class Line:
+    """A member's line on the board, in the shape of :class:`Progress`."""
+
+    board: Board
+    member: Member
+
+    def update(self, epoch: int, loss: float, metric: str, value: float | None, stop: int) -> None:
+        del metric, stop
+        self.board.update(self.member, epoch, loss, value)
+
+    def close(self) -> None:
+        pass
 
 
 def remaining(pace: float, epoch: int, stop: int, total: int) -> str:

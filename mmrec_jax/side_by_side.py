@@ -21,7 +21,8 @@ from mmrec_jax.checkpoint import Checkpoints, variables_of
 from mmrec_jax.types import Array, Context, PyTree, TrainState
 
 if TYPE_CHECKING:
-    from mmrec_jax.sweep import Board, Group, Member
+    from mmrec_jax.group import Group, Member
+    from mmrec_jax.report import Board
 
 
 class SideBySide:

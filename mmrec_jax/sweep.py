@@ -13,11 +13,9 @@ import collections
 import contextlib
 import csv
 import dataclasses
-import functools
 import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +28,6 @@ from ml_collections import ConfigDict
 from mmrec_jax import (
     evaluate,
     limits,
-    logs,
     memory,
     mesh,
     optimize,
@@ -42,199 +39,14 @@ from mmrec_jax import (
     train,
 )
 from mmrec_jax import run as runs
-from mmrec_jax.checkpoint import Checkpoints, variables_of
+from mmrec_jax.checkpoint import Checkpoints
+from mmrec_jax.group import Group, Member, form
 from mmrec_jax.ops import across
 from mmrec_jax.streamed import Streamed
-from mmrec_jax.types import Array, Dataset, PyTree, TrainState, UserError
+from mmrec_jax.types import Dataset, PyTree, UserError
 
 MODES = ("auto", "loop", "vmap", "map", "devices")
 _MEMORY_SHARE = 0.8  # of a device that members side by side may fill
-
-
-@dataclasses.dataclass
-class Member:
-    """One run of a sweep.
-
-    Attributes:
-      setting: number of its setting.
-      values: what is varied, the seed among it, by dotted key.
-      config: of the run.
-      workdir: of the run.
-      facts: what training has to tell the summary; empty before.
-    """
-
-    setting: int
-    values: dict[str, Any]
-    config: ConfigDict
-    workdir: Path
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """Its summary; empty if it has not ended, or diverged."""
-        return store.read_summary(self.workdir)
-
-    def open(self) -> None:
-        """Makes the working directory."""
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        store.write_json(self.workdir / "config.json", json.loads(self.config.to_json()))
-
-    def give_up(self, error: train.Diverged) -> None:
-        """Notes that the run has diverged."""
-        with store.replacing(self.workdir / "diverged.txt") as part:
-            part.write_text(f"{error}\n")
-
-    @property
-    def diverged(self) -> bool:
-        return (self.workdir / "diverged.txt").exists()
-
-    @property
-    def ended(self) -> bool:
-        return self.diverged or (self.workdir / "summary.json").exists()
-
-    def reached(self, epoch: float = math.inf) -> float:
-        """The best validation value until ``epoch``; minus infinity where there is none."""
-        metric = self.config.eval.metric
-        if self.diverged:
-            return -math.inf
-        if not self.config.train.epochs:
-            values = [self.summary.get("valid", {}).get(metric)]
-        else:
-            log = logs.read(self.workdir)
-            if len(log) < self.summary.get("epochs", 0):
-                raise UserError(
-                    f"{self.workdir / 'metrics.jsonl'}: damaged, it lacks epochs; put back a sound "
-                    f"copy, or remove {self.workdir} and start the same command again"
-                )
-            values = [r.get(f"valid/{metric}") for r in log if r["epoch"] <= epoch]
-        return max((v for v in values if v is not None), default=-math.inf)
-
-
-class ReadOnHostError(Exception):
-    """Code outside the compiled programs read the value of ``key``, so it cannot be traced."""
-
-    def __init__(self, key: str):
-        super().__init__(key)
-        self.key = key
-
-
-class Untouched:
-    """Stands in a configuration for a value that only the compiled programs may read."""
-
-    def __init__(self, key: str):
-        self._key = key
-
-    def _read(self, *_, **__):
-        raise ReadOnHostError(self._key)
-
-    __bool__ = __int__ = __float__ = __index__ = __array__ = __jax_array__ = _read
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = _read
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __abs__ = _read
-    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __str__ = __format__ = _read
-
-
-class Group:
-    """What members share that differ in nothing but traced numbers.
-
-    Attributes:
-      traced: keys whose values may differ.
-      run: with the common values, and :class:`Untouched` for the traced ones.
-      ctx, arrays: what the method and its task read; the latter None if nothing is trained.
-      valid: validation queries.
-      programs: those of a lone run.
-    """
-
-    def __init__(self, member: Member, data: Dataset, traced: Sequence[str], like: Group | None):
-        config = _without(member.config, traced)
-        if like is None:
-            run, _, self.ctx = runs.setup(config, data)
-            train.check(run)
-            self.arrays = run.task.prepare(data, config) if config.train.epochs else None
-        else:
-            run, self.ctx, self.arrays = like.run, like.ctx, like.arrays
-        self.run = _with_config(run, config)
-        if self.arrays is not None:
-            self.run = runs.count_steps(self.run, self.arrays)
-        self.traced = tuple(traced)
-        self._numbers = {"optim.lr", *traced} - {"seed"}  # the seed comes in as a key
-        self.valid = evaluate.Evaluator(self.run, data, "valid", config)
-        self.programs = train.Programs(self.run)
-        self.together: dict[tuple, side_by_side.SideBySide] = {}
-        self._fixed = self._rest(member)
-
-    def takes(self, member: Member) -> bool:
-        """Whether the compiled programs serve this member too."""
-        return self._rest(member) == self._fixed
-
-    def _rest(self, member: Member) -> dict[str, str]:
-        return {k: repr(v) for k, v in member.values.items() if k not in self.traced}
-
-    def hyper(self, member: Member) -> dict[str, Array]:
-        """The member's values of the traced keys, and, as in a lone run, its learning rate."""
-        known = dict(space.leaves(member.config))
-        return {key: jnp.float32(known[key]) for key in self._numbers}
-
-    def run_of(self, member: Member) -> runs.Run:
-        """The run as the member would have it alone."""
-        return _with_config(self.run, member.config)
-
-    def variables(self) -> PyTree:
-        """Shapes of the linen variables of a member."""
-        if self.arrays is None:
-            return {}
-        return mesh.shapes(variables_of(self._state()), self.run)
-
-    def compiles(self) -> bool:
-        """Whether everything can be traced with the values of ``traced`` unknown."""
-        try:
-            state = self._state()
-            epoch = functools.partial(train.train_epoch, self.run)
-            state, _ = jax.eval_shape(epoch, state, self._shapes(), self.ctx, self.arrays)
-            self.valid.trace(variables_of(state), self._shapes(), self.ctx)
-        except Exception:  # whatever a method makes of a number without a value
-            return False
-        return True
-
-    def _shapes(self) -> dict[str, Any]:
-        return {key: jax.ShapeDtypeStruct((), jnp.float32) for key in self._numbers}
-
-    def _state(self) -> TrainState:
-        init = self.programs.init
-        return jax.eval_shape(init, jax.random.key(0), self._shapes(), self.ctx, self.arrays)
-
-
-def _without(config: ConfigDict, keys: Sequence[str]) -> ConfigDict:
-    """The configuration with nothing to be read at ``keys``."""
-    config = config.copy_and_resolve_references()
-    with config.ignore_type(), config.unlocked():
-        config.update_from_flattened_dict({key: Untouched(key) for key in keys})
-    return config
-
-
-def _with_config(run: runs.Run, config: ConfigDict) -> runs.Run:
-    """The run with the hyper-parameters of ``config``."""
-    fields = {key: value for key, value in config.model.items() if key != "name"}
-    return dataclasses.replace(run, fields={**run.fields, **fields}, config=config)
-
-
-def form(member: Member, data: Dataset, keys: Sequence[str]) -> Group:
-    """The group of a member, with as many of ``keys`` traced as its method can bear.
-
-    What reads a value on the host, or cannot do without one when traced, is not traced; no method
-    has to say so.
-    """
-    try:
-        group = Group(member, data, keys, None)
-        if not keys or group.compiles():
-            return group
-        able = [key for key in keys if Group(member, data, [key], group).compiles()]
-        return Group(member, data, able, group)
-    except ReadOnHostError as error:
-        return form(member, data, [key for key in keys if key != error.key])
-    except Exception:
-        if not keys:
-            raise
-        return form(member, data, ())  # if it was a mistake of the user, it will be said now
 
 
 def measure_modes(
@@ -264,64 +76,6 @@ def _seconds(step: Callable, state: PyTree) -> float:
     return time.perf_counter() - began
 
 
-class Board:
-    """Progress of a whole sweep on standard error: a line every ``interval`` seconds at most."""
-
-    def __init__(self, members: Sequence[Member], interval: float = 10.0):
-        self._members, self._interval = members, interval
-        self._epochs: dict[int, int] = {}  # by member, reached in this session
-        self._trained, self._began, self._next = 0, time.monotonic(), 0.0
-        self.until = 0
-
-    def update(self, member: Member, epoch: int, loss: float, value: float | None) -> None:
-        """Takes note of an epoch of a member."""
-        self._trained += 1
-        self._epochs[id(member)] = epoch
-        shown = "" if value is None else f", {member.config.eval.metric} {value:.4f}"
-        self.show(f"{member.workdir.name} epoch {epoch}, loss {loss:.4f}{shown}")
-
-    def show(self, what: str, now: bool = False) -> None:
-        """Prints a line if it is time, or in any case if ``now``."""
-        clock = time.monotonic()
-        if now or clock >= self._next:
-            self._next = clock + self._interval
-            ended = sum(member.ended for member in self._members)
-            line = f"sweep: {ended}/{len(self._members)} runs ended, {what}{self._eta(clock)}"
-            print(line, file=sys.stderr, flush=True)
-
-    def _eta(self, clock: float) -> str:
-        """The time left if those that train stop when, on average, the others did."""
-        if not self._trained:
-            return ""
-        ended = [self._epochs[id(m)] for m in self._members if m.ended and id(m) in self._epochs]
-        each = statistics.fmean(ended) if ended else self.until
-        left = sum(
-            max(each - self._epochs.get(id(member), 0), 0)
-            for member in self._members
-            if not member.ended
-        )
-        return f", ETA {report.clock((clock - self._began) / self._trained * left)}"
-
-    def line(self, member: Member) -> Line:
-        """What a lone run shows its progress on."""
-        return Line(self, member)
-
-
-@dataclasses.dataclass
-class Line:
-    """A member's line on the board, in the shape of ``report.Progress``."""
-
-    board: Board
-    member: Member
-
-    def update(self, epoch: int, loss: float, metric: str, value: float | None, stop: int) -> None:
-        del metric, stop
-        self.board.update(self.member, epoch, loss, value)
-
-    def close(self) -> None:
-        pass
-
-
 class Sweep:
     """The state of a sweep.
 
@@ -334,7 +88,7 @@ class Sweep:
     def __init__(self, members: list[Member], keys: Sequence[str], options: Any):
         self.members, self.mode, self.measured = members, options.mode, {}
         self._keys, self._options = list(keys), options
-        self._vault, self._group, self._board = runs.Vault(), None, Board(members)
+        self._vault, self._group, self._board = runs.Vault(), None, report.Board(members)
 
     def begin(self) -> None:
         """Makes the first group, which brings to light most mistakes, and writes nothing."""

@@ -19,6 +19,7 @@ from configs.multimodal import freedom
 from mmrec_jax import data as datasets
 from mmrec_jax import evaluate, logs, memory, page, report, side_by_side, space, store, sweep, train
 from mmrec_jax import run as runs
+from mmrec_jax.group import form
 from mmrec_jax.types import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -203,7 +204,7 @@ def test_when_all_diverge_that_is_said(tmp_path):
 
 def test_weight_decay_varies_from_nothing_on(tmp_path):
     config = tiny(**{"train.epochs": 2, "sweep.mode": "vmap"})
-    group = sweep.form(
+    group = form(
         member_of(config, **{"optim.weight_decay": 0.0}),
         datasets.load(**config.data),
         ["optim.weight_decay"],
@@ -233,7 +234,7 @@ def test_what_cannot_be_traced_is_found_out():
         "optim.clip_norm": 1.0,
     }
     member = member_of(config, **values)
-    group = sweep.form(member, datasets.load(**config.data), [*values, "seed"])
+    group = form(member, datasets.load(**config.data), [*values, "seed"])
     assert set(group.traced) == {"model.reg_weight", "optim.lr", "seed"}
     assert group.run.fields["dropout"] == 0.5
     assert group.takes(member_of(config, **values | {"optim.lr": 1.0}))
@@ -248,11 +249,11 @@ def test_a_value_that_the_host_reads_is_not_traced(monkeypatch):
     member = member_of(config, **{"model.reg_weight": 0.1})
     data = datasets.load(**config.data)
     keys = ["model.reg_weight", "seed"]
-    assert sweep.form(member, data, keys).traced == tuple(keys)
+    assert form(member, data, keys).traced == tuple(keys)
     method = runs.setup(config, data)[0].method
     mf_context = method.context
     monkeypatch.setattr(method, "context", classmethod(context))
-    assert sweep.form(member, data, keys).traced == ("seed",)
+    assert form(member, data, keys).traced == ("seed",)
 
 
 def test_one_program_serves_a_group(tmp_path, monkeypatch):
@@ -269,7 +270,7 @@ def test_one_program_serves_a_group(tmp_path, monkeypatch):
 def test_more_members_than_fit_are_split(tmp_path, monkeypatch):
     config = tiny(**{"train.epochs": 1, "sweep.mode": "vmap"})
     members = sweep._members(config, [{"optim.lr": lr} for lr in (0.1, 0.2, 0.3)], (0,), tmp_path)
-    group = sweep.form(members[0], datasets.load(**config.data), ["optim.lr"])
+    group = form(members[0], datasets.load(**config.data), ["optim.lr"])
     sizes = {n: side_by_side.SideBySide(group, members[:n], "vmap").memory_bytes for n in (1, 2, 3)}
     assert sizes[1] < sizes[2] < sizes[3]
     limit = (sizes[2] + sizes[3]) / 2 / sweep._MEMORY_SHARE
@@ -292,7 +293,7 @@ def test_more_members_than_fit_are_split(tmp_path, monkeypatch):
 def test_who_has_stopped_stays_as_it_is(tmp_path, mode):
     config = tiny()
     members = sweep._members(config, [{"optim.lr": 0.1}, {"optim.lr": 0.2}], (0,), tmp_path)
-    group = sweep.form(members[0], datasets.load(**config.data), ["optim.lr"])
+    group = form(members[0], datasets.load(**config.data), ["optim.lr"])
     programs = side_by_side.SideBySide(group, members, mode)
     keys, hyper = side_by_side.stacked(group, members)
     states = programs.init(keys, hyper, group.ctx, group.arrays)
