@@ -21,8 +21,9 @@ from typing import Any
 
 from absl import logging
 
-from mmrec_jax import compare, report, store, sweep
+from mmrec_jax import compare, report, space, store, sweep
 from mmrec_jax import run as runs
+from mmrec_jax.types import UserError
 
 TRIALS = 7  # settings per method where a section tunes the grids of the papers
 
@@ -297,15 +298,24 @@ def tuned(
     choices = {key: values for key, values in grid.items() if len(values) > 1}
     setting, best = swept(config, choices, folder / "search") if choices else ({}, [])
     config.update_from_flattened_dict(setting)
-    if seeds := tuple(range(count if config.train.epochs else 1))[len(best) :]:
-        best += swept(config, {"seed": seeds}, folder / "seeds")[1]
+    others = folder / "seeds" / (best[0].name if best else "given")  # of this setting alone
+    for seed in range(len(best), count if config.train.epochs else 1):
+        best += swept(config, {"seed": (seed,)}, others / str(seed))[1]
     return {**given, **setting}, best
 
 
-def swept(config, space: dict[str, tuple], workdir: Path) -> tuple[dict[str, Any], list[Path]]:
-    """The winning setting of a sweep and its runs; one that has ended is not repeated."""
+def swept(config, wanted: dict[str, tuple], workdir: Path) -> tuple[dict[str, Any], list[Path]]:
+    """The winning setting of a sweep and its runs; one that has ended is not repeated.
+
+    Raises:
+      UserError: if one that has ended searched another space.
+    """
     ended = (workdir / "summary.json").exists()
-    summary = store.read_summary(workdir) if ended else sweep.sweep(config, space, workdir)
+    summary = store.read_summary(workdir) if ended else sweep.sweep(config, wanted, workdir)
+    if summary["space"] != space.plain(wanted):
+        raise UserError(
+            f"{workdir} holds a sweep of another space; remove it, or name other --runs"
+        )
     winner = summary["winner"]
     return runs.tuples(winner["values"]), [workdir / name for name in winner["members"]]
 

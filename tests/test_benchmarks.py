@@ -332,3 +332,11 @@ def test_reproducing_searches_with_the_first_seed_and_repeats_nothing(tmp_path, 
     monkeypatch.setattr(reproduce, "PUBLISHED", [("tiny", "mf", "a paper", 0.5)])
     row = reproduce.published(tmp_path / "runs").splitlines()[2]
     assert f"lr={found['setting']['optim.lr']}" in row and "| 0.5000 |" in row
+
+    monkeypatch.undo()
+    monkeypatch.setitem(reproduce.SECTIONS, "tiny", ("tiny.csv", ("recall@20",), rows[:1]))
+    given.seeds = 3  # one more is one run more, not another table of two
+    assert "| baseline.mf | 3 |" in reproduce.section(given)
+    rows[0][2]["optim.lr"] = (1e-7, 0.02)
+    with pytest.raises(UserError, match="mf/search holds a sweep of another space"):
+        reproduce.section(given)
